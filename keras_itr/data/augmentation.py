@@ -1,0 +1,42 @@
+class RandomShift:
+    """Shift images by a few pixels, keyed per example; the border is repeated.
+
+    Args:
+        pixels: int, the largest shift along either axis, default 4.
+
+    Call arguments:
+        batch: dict with `"images"` `(B, H, W, 3)`, a TF tensor.
+        keys: `(B, 2)` int64, one pair per example.
+
+    Returns:
+        The dict with shifted images of the same shape and dtype.
+
+    Example:
+
+    ```python
+    from keras_itr.data import RandomShift, TrainingPipeline, load_shapes
+
+    TrainingPipeline(load_shapes("train", num_scenes=20), batch_size=8, augmentations=[RandomShift(4)])
+    ```
+
+    Our choice.
+    """
+
+    def __init__(self, pixels=4):
+        self.pixels = pixels
+
+    def __call__(self, batch, keys):
+        import tensorflow as tf
+
+        images = batch["images"]
+        height, width, pixels = images.shape[1], images.shape[2], self.pixels
+        draws = tf.map_fn(
+            lambda key: tf.random.stateless_uniform([2], key, 0, 2 * pixels + 1, tf.int32, alg="philox"),
+            keys,
+            fn_output_signature=tf.int32,
+        )
+        # Two gathers with clipped indices: the pixels beyond the border repeat it.
+        rows = tf.clip_by_value(tf.range(height)[None] + draws[:, :1] - pixels, 0, height - 1)
+        columns = tf.clip_by_value(tf.range(width)[None] + draws[:, 1:] - pixels, 0, width - 1)
+        shifted = tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+        return {**batch, "images": shifted}

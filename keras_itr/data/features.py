@@ -1,0 +1,107 @@
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from keras_itr.progress import SlowBar
+
+CHUNK = 1024
+
+
+def read_features(path, rows=None, rank=None, names=None):
+    """A `.npy` of features, memory-mapped, by row or by id, checked once.
+
+    By row: row `i` belongs to item `i`. By id: if `<stem>_ids.txt` (one id a
+    line) lies beside the file and `names` are given, row `i` is the one whose id
+    is `names[i]`. Never a pickle.
+
+    Args:
+        path: path of a `.npy` of floats or bools, any width.
+        rows: int, number of items expected; None takes what is there.
+        rank: int, number of axes expected; None takes what is there.
+        names: list of ids to look up.
+
+    Returns:
+        An array, or a `RowsById` view, sliceable by row.
+
+    Raises:
+        FileNotFoundError: with the nearest name in the folder.
+        ValueError: for a wrong number of rows or axes, a missing id, or a number
+            that is not finite; the message names the file and the row or id.
+
+    Example:
+
+    ```python
+    teacher = read_features("dev_teacher_image.npy", rows=1000)
+    teacher[[3, 1]].shape  # (2, 384)
+    ```
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(missing_file(path))
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a plain .npy array ({error}).") from error
+    if rank is not None and array.ndim != rank:
+        raise ValueError(f"{path}: expected {rank} axes, found shape {array.shape}.")
+    _check_finite(path, array)
+    ids_file = path.with_name(f"{path.stem}_ids.txt")
+    if names is not None and ids_file.exists():
+        return RowsById(array, _look_up(path, ids_file, array, names))
+    if rows is not None and len(array) != rows:
+        raise ValueError(f"{path}: {len(array)} rows for {rows} items.")
+    return array
+
+
+class RowsById:
+    """A memory-mapped array seen through a row index, so that a look-up by id copies nothing.
+
+    Args:
+        array: array `(M, ...)`.
+        index: int array `(N,)`, the row of every item.
+    """
+
+    def __init__(self, array, index):
+        self.array, self.index = array, np.asarray(index)
+        self.shape, self.dtype, self.ndim = (len(index), *array.shape[1:]), array.dtype, array.ndim
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, rows):
+        return self.array[self.index[rows]]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array[self.index], dtype)
+
+
+def _look_up(path, ids_file, array, names):
+    ids = ids_file.read_text(encoding="utf-8").split()
+    if len(ids) != len(array):
+        raise ValueError(f"{ids_file}: {len(ids)} ids for the {len(array)} rows of {path.name}.")
+    row_of = {name: row for row, name in enumerate(ids)}
+    missing = [name for name in names if name not in row_of]
+    if missing:
+        raise ValueError(f"{path}: no row for id {missing[0]!r} in {ids_file.name} ({len(missing)} missing in all).")
+    return [row_of[name] for name in names]
+
+
+def _check_finite(path, array):
+    if array.dtype.kind != "f":
+        return
+    bar = SlowBar(len(array))
+    for start in range(0, len(array), CHUNK):
+        finite = np.isfinite(array[start : start + CHUNK]).reshape(len(array[start : start + CHUNK]), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"{path}: row {start + int(np.argmin(finite))} holds a number that is not finite.")
+        bar.update(start + len(finite))
+
+
+def missing_file(path):
+    """One line about a file that is not there, with the nearest name in its folder."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{path}: there is no folder {folder}; set data.directory or pass --data_dir."
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1, cutoff=0.5)
+    return f"{path}: no such file" + (f"; did you mean {near[0]}?" if near else ".")

@@ -1,0 +1,124 @@
+import functools
+
+import numpy as np
+
+from keras_itr.data.hashing import hash64, permutation
+
+
+class TrainingPipeline:
+    """A `RetrievalTable` as an endless supply of training batches, in `tf.data`.
+
+    One sample is one caption with its image. The order of an epoch, the
+    captions drawn for it and every augmentation are pure functions of (seed,
+    epoch, example): the batch of any step can be had without those before it,
+    so that a resumed run skips indices, not images. Rows are gathered from
+    memory or from memory-mapped files a batch at a time; decoding, tokenizing
+    and resizing are the preprocessor's. Works under every Keras backend.
+
+    Args:
+        table: a `RetrievalTable`.
+        batch_size: int, captions per batch. An incomplete last batch is dropped.
+        preprocessor: callable on dicts of TF tensors, such as a
+            `RetrievalPreprocessor`, or None.
+        seed: int, default 0.
+        captions_per_image: int, captions drawn per image and epoch; None
+            (default) shows every caption once per epoch.
+        augmentations: callables `(batch, keys) -> batch`, applied after the
+            preprocessor; `keys` `(B, 2)` int64 seeds stateless random ops per
+            example.
+
+    Raises:
+        ValueError: if the table does not fill one batch.
+
+    Example:
+
+    ```python
+    from keras_itr.data import TrainingPipeline, load_shapes
+
+    pipeline = TrainingPipeline(load_shapes("train", num_scenes=20), batch_size=8)
+    batch = next(iter(pipeline.dataset(epochs=1)))
+    batch["images"].shape, pipeline.steps_per_epoch  # ((8, 64, 64, 3), 12)
+    ```
+    """
+
+    def __init__(self, table, batch_size, preprocessor=None, seed=0, captions_per_image=None, augmentations=()):
+        self.table = table
+        self.batch_size = batch_size
+        self.preprocessor = preprocessor
+        self.seed = seed
+        self.captions_per_image = captions_per_image
+        self.augmentations = tuple(augmentations)
+        self.steps_per_epoch = len(self._drawn(0)) // batch_size
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"{table.name}: {len(self._drawn(0))} captions do not fill one batch of {batch_size}; "
+                "lower batch_size or add data."
+            )
+        # Workers ask for batches of one epoch, and of the next one around its end.
+        self.order = functools.lru_cache(maxsize=2)(self._order)
+
+    def dataset(self, first_step=0, last_step=None, epochs=None):
+        """The batches of steps `first_step` to `last_step` (or to the end of `epochs`).
+
+        Args:
+            first_step: int, step 0 is the first batch of epoch 0.
+            last_step: int, exclusive; or give `epochs`.
+            epochs: int, number of epochs counted from the start of training.
+
+        Returns:
+            A `tf.data.Dataset` of dicts of model inputs.
+        """
+        import tensorflow as tf
+
+        last_step = last_step if last_step is not None else epochs * self.steps_per_epoch
+        first = self.rows(first_step)
+        names = list(first)
+        types = [tf.string if first[name].dtype == object else first[name].dtype for name in names]
+
+        def gather(step):
+            tensors = tf.numpy_function(lambda at: list(self.rows(int(at)).values()), [step], types, stateful=False)
+            for name, tensor in zip(names, tensors, strict=True):
+                tensor.set_shape(first[name].shape)
+            batch = dict(zip(names, tensors, strict=True))
+            keys = batch.pop("example_key")
+            if "images" in batch and batch["images"].dtype == tf.string:
+                batch["images"] = tf.map_fn(tf.io.read_file, batch["images"])
+            batch = batch if self.preprocessor is None else self.preprocessor(batch)
+            for augmentation in self.augmentations:
+                batch = augmentation(batch, keys)
+            return batch
+
+        steps = tf.data.Dataset.range(first_step, last_step)
+        return steps.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def rows(self, step):
+        """The raw rows of one step as a dict of NumPy arrays."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        captions = self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        images = self.table.caption_to_image[captions]
+        batch = {name: _rows(column, images) for name, column in self.table.image_columns.items()}
+        batch.update({name: _rows(column, captions) for name, column in self.table.caption_columns.items()})
+        batch["image_id"] = np.asarray(self.table.image_ids[images], "int32")
+        keys = hash64(self.seed, "augmentation", epoch, captions)
+        batch["example_key"] = np.stack([keys, captions.astype("uint64")], axis=1).view("int64")
+        return batch
+
+    def _order(self, epoch):
+        drawn = self._drawn(epoch)
+        return drawn[permutation(len(drawn), self.seed, epoch)]
+
+    def _drawn(self, epoch):
+        """The captions of an epoch in table order: all, or the first few of each image in a hashed order."""
+        captions = np.arange(self.table.num_captions)
+        if self.captions_per_image is None:
+            return captions
+        by_image = np.lexsort((hash64(self.seed, "captions", epoch, captions), self.table.caption_to_image))
+        images = self.table.caption_to_image[by_image]
+        place = np.arange(len(images)) - np.searchsorted(images, images)
+        return np.sort(captions[by_image[place < self.captions_per_image]])
+
+
+def _rows(column, rows):
+    """Gathered rows; half-precision files are widened, so that no model input is below float32."""
+    rows = np.asarray(column[rows])
+    return rows.astype("float32") if rows.dtype.kind == "f" else rows

@@ -1,0 +1,193 @@
+import difflib
+import functools
+
+import numpy as np
+
+from keras_itr.evaluation.blocks import embedding_ranks
+from keras_itr.metrics.chance import chance_hit_rate
+from keras_itr.metrics.recall import recall_from_ranks, two_way_ranks
+
+CUTOFFS = (1, 5, 10)
+
+
+def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbose=True):
+    """Evaluate a retriever on a table by one of the field's protocols.
+
+    Images and captions are embedded once each and ranked in blocks: the
+    `(I, T)` score matrix is never built. A model whose `dot_product` is False
+    is scored by `model.score` instead, `block_size` images at a time.
+
+    | protocol | what is ranked |
+    |---|---|
+    | `"full"` | all images against all captions |
+    | `"f30k"`, `"coco_5k"` | the same, under the names of the published tables |
+    | `"coco_1k"` | five contiguous folds, each a fifth of the images; the mean of every value over the folds |
+
+    Args:
+        model: an `ImageTextRetriever`.
+        data: a `data.RetrievalTable`. Its columns are the model's inputs;
+            columns of teachers are not passed.
+        protocol: name of the protocol. Defaults to `"full"`.
+        batch_size: int, examples embedded at once. Defaults to 64.
+        block_size: int, images and captions of one block of scores. Defaults
+            to 1024.
+        verbose: bool, whether to show progress bars. Defaults to True.
+
+    Returns:
+        flat dict of floats: the values of `metrics.recall_at_k`. Where the table
+        knows every true caption (`relevance`), also
+        `checked_i2t_r1 ... checked_t2i_r10`, `checked_rsum` and the checked
+        median ranks, for which every true caption or scene is a hit, and the
+        levels of a random ranking, `chance_i2t_r1 ... chance_t2i_r10` and
+        `chance_checked_i2t_r1 ... chance_checked_t2i_r10`.
+
+    Raises:
+        ValueError: if the protocol is unknown, if the images of `"coco_1k"`
+            cannot be divided by five, if the model returns another number of
+            rows than the table has, or if the relevance denies an own caption.
+
+    Example:
+
+    ```python
+    from keras_itr.evaluation import evaluate, report
+
+    metrics = evaluate(model, table, protocol="coco_1k")
+    print(report(metrics))
+    ```
+
+    Reference: Karpathy & Fei-Fei 2015 for the splits, Faghri et al., VSE++, for
+    the five folds. Checked values and chance levels are our choice.
+    """
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(str(protocol), PROTOCOLS, 1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown protocol {protocol!r}; did you mean {near!r}? The protocols are {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose)
+
+
+def _recall(model, data, batch_size, block_size, verbose, folds):
+    """Mean over contiguous folds of the images."""
+    size = _fold_size(data, folds)
+    truth = _checked_truth(data)
+    scorer = _DotProduct if getattr(model, "dot_product", True) else _Scored
+    scorer = scorer(model, data, batch_size, block_size, verbose)
+    results = []
+    for start in range(0, data.num_images, size):
+        images = slice(start, start + size)
+        owner = data.caption_to_image - start
+        captions = np.flatnonzero((owner >= 0) & (owner < size))
+        rank = scorer.ranker(images, captions)
+        results.append(_fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions]))
+    return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
+
+
+# Every protocol is a function of (model, data, batch_size, block_size, verbose).
+PROTOCOLS = {
+    "full": functools.partial(_recall, folds=1),
+    "f30k": functools.partial(_recall, folds=1),
+    "coco_5k": functools.partial(_recall, folds=1),
+    "coco_1k": functools.partial(_recall, folds=5),
+}
+
+
+def _fold_metrics(rank, owner, truth):
+    metrics = recall_from_ranks(*rank(owner), CUTOFFS)
+    if truth is None:
+        return metrics
+    return {
+        **metrics,
+        **recall_from_ranks(*rank(truth), CUTOFFS, prefix="checked_"),
+        **_chance(np.bincount(owner), np.ones_like(owner), "chance_"),
+        **_chance(truth.sum(axis=1), truth.sum(axis=0), "chance_checked_"),
+    }
+
+
+def _chance(image_positives, caption_positives, prefix):
+    """Expected recalls of a random ranking, from the positives of every image `(I,)` and caption `(T,)`."""
+    directions = {
+        "i2t": (image_positives, len(caption_positives)),
+        "t2i": (caption_positives, len(image_positives)),
+    }
+    return {
+        f"{prefix}{name}_r{k}": chance_hit_rate(positives, gallery_size, k)
+        for name, (positives, gallery_size) in directions.items()
+        for k in CUTOFFS
+    }
+
+
+class _DotProduct:
+    """Ranks from embeddings, each side embedded once for all folds."""
+
+    def __init__(self, model, data, batch_size, block_size, verbose):
+        images, captions = _model_inputs(data)
+        self.images = model.embed_images(images, batch_size=batch_size, verbose=verbose)
+        self.texts = model.embed_texts(captions, batch_size=batch_size, verbose=verbose)
+        self.block_size = block_size
+        for side, rows, expected in (
+            ("images", len(self.images), data.num_images),
+            ("texts", len(self.texts), data.num_captions),
+        ):
+            if rows != expected:
+                raise ValueError(f"model.embed_{side} returned {rows} rows for {expected} {side}; it must return all.")
+
+    def ranker(self, images, captions):
+        images, texts = self.images[images], self.texts[captions]
+        return lambda positives: embedding_ranks(images, texts, positives, self.block_size)
+
+
+class _Scored:
+    """Ranks from the model's own score, a block of images against all captions of the fold at a time."""
+
+    def __init__(self, model, data, batch_size, block_size, verbose):
+        self.model, self.batch_size, self.block_size, self.verbose = model, batch_size, block_size, verbose
+        self.images, self.captions = _model_inputs(data)
+
+    def ranker(self, images, captions):
+        import keras  # Heavy, and needed for the bar alone.
+
+        texts = {name: np.asarray(column)[captions] for name, column in self.captions.items()}
+        similarity = np.empty((images.stop - images.start, len(captions)), np.float32)
+        bar = keras.utils.Progbar(len(similarity), verbose=int(self.verbose), unit_name="image")
+        for start in range(0, len(similarity), self.block_size):
+            stop = min(start + self.block_size, len(similarity))
+            block = {name: column[images][start:stop] for name, column in self.images.items()}
+            similarity[start:stop] = self.model.score(block, texts, batch_size=self.batch_size, verbose=False)
+            bar.update(stop)
+        return lambda positives: two_way_ranks(similarity, positives)
+
+
+def _model_inputs(data):
+    """The two dicts of columns; teachers are training targets, never inputs."""
+    return tuple(
+        {name: column for name, column in columns.items() if not name.startswith("teacher_")}
+        for columns in (data.image_columns, data.caption_columns)
+    )
+
+
+def _fold_size(data, folds):
+    if data.num_images % folds or not data.num_images:
+        raise ValueError(
+            f"this protocol needs a number of images that {folds} folds divide, got {data.num_images}; "
+            'use protocol "full" or a subset of the table.'
+        )
+    return data.num_images // folds
+
+
+def _checked_truth(data):
+    """Bool (N, T), or None; a truth that denies an own caption would make checked recall incomparable."""
+    if data.relevance is None:
+        return None
+    truth = np.asarray(data.relevance())
+    if truth.shape != (data.num_images, data.num_captions) or truth.dtype != np.bool_:
+        raise ValueError(
+            f"relevance must return bool ({data.num_images}, {data.num_captions}), "
+            f"got {truth.dtype} of shape {truth.shape}."
+        )
+    own = truth[data.caption_to_image, np.arange(data.num_captions)]
+    if not own.all():
+        raise ValueError(
+            f"relevance must hold every own caption, but caption {int(np.argmin(own))} is not true of its image "
+            f"{data.caption_to_image[np.argmin(own)]}; correct the data."
+        )
+    return truth

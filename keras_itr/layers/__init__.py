@@ -1,0 +1,11 @@
+from keras_itr.layers.clamped_temperature import ClampedTemperature as ClampedTemperature
+from keras_itr.layers.convolutional_tower import ConvolutionalTower as ConvolutionalTower
+from keras_itr.layers.generalized_pooling import GeneralizedPooling as GeneralizedPooling
+from keras_itr.layers.masked_pooling import MaskedPooling as MaskedPooling
+from keras_itr.layers.recurrent_text_tower import RecurrentTextTower as RecurrentTextTower
+from keras_itr.layers.region_tower import RegionTower as RegionTower
+from keras_itr.layers.sentence_feature_tower import SentenceFeatureTower as SentenceFeatureTower
+from keras_itr.layers.tower import Tower as Tower
+from keras_itr.layers.transformer_text_tower import TransformerTextTower as TransformerTextTower
+from keras_itr.layers.universal_head import UniversalHead as UniversalHead
+from keras_itr.layers.vision_transformer_tower import VisionTransformerTower as VisionTransformerTower

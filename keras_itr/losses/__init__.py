@@ -1,0 +1,8 @@
+from keras_itr.losses.contrastive import contrastive as contrastive
+from keras_itr.losses.contrastive import same_image_targets as same_image_targets
+from keras_itr.losses.contrastive import symmetric_contrastive as symmetric_contrastive
+from keras_itr.losses.soft_label_alignment import (
+    cross_modal_soft_label_alignment as cross_modal_soft_label_alignment,
+)
+from keras_itr.losses.soft_label_alignment import soft_label_alignment as soft_label_alignment
+from keras_itr.losses.soft_label_alignment import uni_modal_soft_label_alignment as uni_modal_soft_label_alignment

@@ -1,0 +1,133 @@
+"""Batched, compiled encoding: raw or ready inputs to NumPy features, on any backend."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_itr.progress import SlowBar
+
+# What a user gives in place of the towers' inputs, and what may come along with those.
+RAW_KEYS = {"image": "images", "text": "text"}
+COMPANIONS = {"image": ("region_mask", "region_boxes", "image_global"), "text": ("padding_mask",)}
+
+
+def run_encoder(retriever, side, what, x, batch_size, verbose):
+    """Encode `x` batch by batch.
+
+    Args:
+        retriever: an `ImageTextRetriever`.
+        side: `"image"` or `"text"`.
+        what: `"embedding"`, `"uni_modal"` or `"features"`.
+        x: dict of model inputs, or a list of raw items.
+        batch_size: int, rows per call.
+        verbose: bool, a progress bar on work over two seconds.
+
+    Returns:
+        dict of NumPy arrays, one row per item.
+    """
+    retriever.require_weights(f"embed_{side}s")
+    columns = _columns(retriever, side, x)
+    count = len(next(iter(columns.values())))
+    if not count:
+        raise ValueError(f"embed_{side}s received no {side}.")
+    encoder = _compiled(retriever, side, what)
+    batches, bar = [], SlowBar(count, verbose)
+    for start in range(0, count, batch_size):
+        batch = {key: column[start : start + batch_size] for key, column in columns.items()}
+        size = len(next(iter(batch.values())))
+        if count > batch_size:
+            # One shape for all batches: the last one is filled up, and cut again.
+            batch = {key: _fill(rows, batch_size) for key, rows in batch.items()}
+        encoded = encoder.predict_on_batch(_prepare(retriever, batch))
+        batches.append({key: np.asarray(value)[:size] for key, value in encoded.items()})
+        bar.update(start + size)
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def score_blocks(retriever, image, text, block_size):
+    """The `(I, T)` similarity of two dicts of NumPy features, block by block."""
+    scorer = _compiled(retriever, "pair", "similarity")
+    rows = []
+    for start in range(0, len(image["embedding"]), block_size):
+        image_block = {key: value[start : start + block_size] for key, value in image.items()}
+        row = [
+            scorer.predict_on_batch(
+                {"image": image_block, "text": {key: value[at : at + block_size] for key, value in text.items()}}
+            )["similarity"]
+            for at in range(0, len(text["embedding"]), block_size)
+        ]
+        rows.append(np.concatenate(row, axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+class _Encoder(keras.Model):
+    """One compiled function of a retriever: it borrows the layers and owns nothing."""
+
+    def __init__(self, retriever, side, what):
+        super().__init__(name=f"{side}_{what}")
+        self.retriever = retriever
+        self.side = side
+        self.what = what
+        self.built = True
+
+    def call(self, inputs):
+        model = self.retriever
+        if self.what == "similarity":
+            return {"similarity": model.similarity(inputs["image"], inputs["text"])}
+        image = self.side == "image"
+        features = (model.encode_images if image else model.encode_texts)(inputs, training=False)
+        if self.what == "uni_modal":
+            return {"uni_modal": (model.uni_modal_images if image else model.uni_modal_texts)(features)}
+        return {"embedding": features["embedding"]} if self.what == "embedding" else features
+
+
+def _compiled(retriever, side, what):
+    key = f"{side}_{what}"
+    if not hasattr(retriever.compiled_encoders, key):
+        setattr(retriever.compiled_encoders, key, _Encoder(retriever, side, what))
+    return getattr(retriever.compiled_encoders, key)
+
+
+def side_columns(tower, columns):
+    """The columns that one side of a model reads: its tower's input, or the raw form of it, and what goes with it.
+
+    Args:
+        tower: the image or the text tower.
+        columns: dict of columns; keys of the other side, teachers and ids are
+            left out.
+
+    Raises:
+        ValueError: if neither the input nor its raw form is there.
+    """
+    raw = RAW_KEYS[tower.side] if tower.input_key in ("images", "token_ids") else tower.input_key
+    main = tower.input_key if tower.input_key in columns else raw
+    if main not in columns:
+        known = " or ".join(sorted({repr(tower.input_key), repr(raw)}))
+        raise ValueError(
+            f"embed_{tower.side}s of this model needs {known}, received {', '.join(map(repr, columns)) or 'nothing'}."
+        )
+    return {key: columns[key] for key in (main, *COMPANIONS[tower.side]) if key in columns}
+
+
+def _columns(retriever, side, x):
+    if isinstance(x, (str, bytes)):
+        raise ValueError(f"embed_{side}s needs a list; put the single {side} into one.")
+    if not isinstance(x, dict):
+        x = {RAW_KEYS[side]: x}
+    return side_columns(getattr(retriever.backbone, f"{side}_tower"), x)
+
+
+def _prepare(retriever, batch):
+    if retriever.preprocessor is not None:
+        batch = retriever.preprocessor(batch)
+    elif "text" in batch or ("images" in batch and np.asarray(batch["images"]).dtype.kind != "f"):
+        raise ValueError("raw images and strings need a preprocessor; this model was made without one.")
+    return {key: ops.convert_to_tensor(value) for key, value in batch.items()}
+
+
+def _fill(rows, size):
+    """`rows` with the last one repeated up to `size`."""
+    missing = size - len(rows)
+    if isinstance(rows, (list, tuple)):
+        return [*rows, *[rows[-1]] * missing]
+    return np.concatenate([rows, np.repeat(np.asarray(rows[-1:]), missing, axis=0)]) if missing else rows

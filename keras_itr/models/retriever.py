@@ -1,0 +1,242 @@
+import types
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_itr.models.backbone import DualEncoderBackbone
+from keras_itr.models.encoding import run_encoder, score_blocks
+from keras_itr.preprocessing import (
+    RetrievalImageConverter,
+    RetrievalPreprocessor,
+    WordPieceTokenizer,
+    WordTokenizer,
+)
+
+# keras-hub finds the parts of a preset by the class of its backbone.
+for _part in (RetrievalImageConverter, RetrievalPreprocessor, WordPieceTokenizer, WordTokenizer):
+    _part.backbone_cls = DualEncoderBackbone
+
+
+@keras.saving.register_keras_serializable(package="keras_itr")
+class ImageTextRetriever(keras_hub.models.Task):
+    """The contract of every method: two encoders, a similarity, named objectives.
+
+    A method is a subclass that says four things, all in backend tensors:
+
+    - its layers and its terms (`declare_terms`), in the constructor;
+    - `encode_images` and `encode_texts`: inputs to a dict with `"embedding"`
+      `(B, D)`, unit rows, and where a second stage needs them `"tokens"` and
+      `"mask"`;
+    - `similarity`: two such dicts to `(I, T)`, the dot product by default
+      (another one sets `dot_product = False`);
+    - `objectives`: a dict of named scalars. Those with a weight make up the
+      loss, all of them are metrics.
+
+    The rest is done here, once. Training is plain `compile()` and `fit()` on the
+    three backends through `compute_loss`; raw images and strings are
+    preprocessed on the way when there is a preprocessor, and arrays of model
+    inputs need none.
+
+    Args:
+        backbone: a `DualEncoderBackbone`.
+        preprocessor: a `RetrievalPreprocessor`, or None for model inputs only.
+
+    Example: see `keras_itr.models.CLIP`.
+    """
+
+    backbone_cls = DualEncoderBackbone
+    preprocessor_cls = RetrievalPreprocessor
+    dot_product = True
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        super().__init__(compile=False, **kwargs)
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        # Why the weights must not be used yet; None once they were loaded or trained.
+        self.missing_weights = None
+        # Compiled encoders, in an object that weight tracking does not enter.
+        self.compiled_encoders = types.SimpleNamespace()
+
+    # What a method says.
+
+    def encode_images(self, inputs, training=False):
+        raise NotImplementedError(f"{type(self).__name__} must define encode_images.")
+
+    def encode_texts(self, inputs, training=False):
+        raise NotImplementedError(f"{type(self).__name__} must define encode_texts.")
+
+    def similarity(self, image_features, text_features):
+        """`(I, T)` similarity of two dicts of features: the dot product of their embeddings."""
+        return ops.matmul(image_features["embedding"], ops.transpose(text_features["embedding"]))
+
+    def objectives(self, image_features, text_features, inputs, training=False):
+        raise NotImplementedError(f"{type(self).__name__} must define objectives.")
+
+    def declare_terms(self, term_weights, monitors=(), plugins=()):
+        """Name the terms of the loss; called once, at the end of a method's constructor.
+
+        Args:
+            term_weights: dict of name to weight in the loss.
+            monitors: names of further values that `objectives` returns.
+            plugins: plug-ins whose terms are added.
+        """
+        self.plugins = list(plugins)
+        self.term_weights = dict(term_weights)
+        names = [*term_weights, *monitors]
+        for plugin in self.plugins:
+            if not plugin.built:
+                plugin.build((None, getattr(self, "embedding_dim", self.backbone.embedding_dim)))
+            names += [*plugin.term_weights, *plugin.monitors]
+            self.term_weights.update(plugin.term_weights)
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"{type(self).__name__} and its plug-ins have two objectives called {sorted(twice)[0]!r}.")
+        self.term_metrics = [keras.metrics.Mean(name=name) for name in names]
+        self.built = True
+
+    # Training.
+
+    def call(self, inputs, training=False):
+        """The features of the sides whose inputs are there: dict with `"image"` and `"text"`."""
+        features = {}
+        if self.backbone.image_tower.input_key in inputs:
+            features["image"] = self.encode_images(inputs, training=training)
+        if self.backbone.text_tower.input_key in inputs:
+            features["text"] = self.encode_texts(inputs, training=training)
+        return features
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        for side in ("image", "text"):
+            if side not in y_pred:
+                key = getattr(self.backbone, f"{side}_tower").input_key
+                raise ValueError(f"training needs {key!r} in the inputs, received {', '.join(map(repr, x))}.")
+        image, text = y_pred["image"], y_pred["text"]
+        terms = dict(self.objectives(image, text, x, training=training))
+        for plugin in self.plugins:
+            terms.update(plugin.objectives(self.similarity(image, text), image, text, x, training))
+        for metric in self.term_metrics:
+            metric.update_state(terms[metric.name])
+        weighted = [weight * terms[name] for name, weight in self.term_weights.items()]
+        return sum(weighted[1:], weighted[0])
+
+    def fit(self, x=None, *args, **kwargs):
+        self.missing_weights = None
+        if self.preprocessor is not None:
+            return super().fit(x, *args, **kwargs)
+        # keras-hub's own fit would pass arrays through a data library; plain Keras needs none.
+        return keras.Model.fit(self, x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        if self.preprocessor is not None:
+            return super().evaluate(x, *args, **kwargs)
+        return keras.Model.evaluate(self, x, *args, **kwargs)
+
+    def predict(self, x=None, *args, **kwargs):
+        if self.preprocessor is not None:
+            return super().predict(x, *args, **kwargs)
+        return keras.Model.predict(self, x, *args, **kwargs)
+
+    # Use.
+
+    def embed_images(self, x, cross_modal=True, batch_size=64, verbose=True):
+        """Unit vectors of images.
+
+        Args:
+            x: dict of model inputs (`{"regions": ...}`, `{"images": ...}`), or a
+                list of paths, encoded bytes or pixel arrays `(H, W, 3)`, or one
+                uint8 array `(N, H, W, 3)`.
+            cross_modal: bool, default True: vectors for image-text search; False:
+                for image-image search, where the method has such vectors.
+            batch_size: int, default 64.
+            verbose: bool, default True: a progress bar on work over two seconds.
+
+        Returns:
+            float32 NumPy array `(N, D)`.
+
+        Raises:
+            ValueError: if the model has no trained weights, or no preprocessor for
+                raw images.
+        """
+        what = "embedding" if cross_modal else "uni_modal"
+        return run_encoder(self, "image", what, x, batch_size, verbose)[what]
+
+    def embed_texts(self, x, cross_modal=True, batch_size=64, verbose=True):
+        """Unit vectors of captions; `x` is a list of strings or a dict of model inputs. See `embed_images`."""
+        what = "embedding" if cross_modal else "uni_modal"
+        return run_encoder(self, "text", what, x, batch_size, verbose)[what]
+
+    def uni_modal_images(self, image_features):
+        """Unit vectors `(B, D)` for image-image search, from the features of `encode_images`."""
+        return self._uni_modal("encode_images")(image_features)
+
+    def uni_modal_texts(self, text_features):
+        """Unit vectors `(B, D)` for text-text search, from the features of `encode_texts`."""
+        return self._uni_modal("encode_texts")(text_features)
+
+    def score(self, images, texts, batch_size=64, verbose=True):
+        """Similarity of every image with every text.
+
+        Args:
+            images, texts: as for `embed_images` and `embed_texts`.
+            batch_size: int, rows encoded, and scored, at a time.
+            verbose: bool, a progress bar on work over two seconds.
+
+        Returns:
+            float32 NumPy array `(I, T)`.
+        """
+        if self.dot_product:
+            image = self.embed_images(images, batch_size=batch_size, verbose=verbose)
+            return image @ self.embed_texts(texts, batch_size=batch_size, verbose=verbose).T
+        image = run_encoder(self, "image", "features", images, batch_size, verbose)
+        text = run_encoder(self, "text", "features", texts, batch_size, verbose)
+        return score_blocks(self, image, text, batch_size)
+
+    def rerank(self, images, texts, pairs, batch_size=256):
+        """Second-stage score of the given `(image row, text row)` pairs, where the method has one."""
+        raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+
+    # Saving.
+
+    def save_to_preset(self, preset_dir, **kwargs):
+        """Save configuration, weights and preprocessor to a directory, without the optimizer."""
+        self.require_weights("save_to_preset")
+        optimizer = self.optimizer
+        self.optimizer = None
+        try:
+            super().save_to_preset(str(preset_dir), **kwargs)
+        finally:
+            self.optimizer = optimizer
+
+    def load_weights(self, *args, **kwargs):
+        super().load_weights(*args, **kwargs)
+        self.missing_weights = None
+
+    def require_weights(self, action):
+        """Raise if the weights were neither loaded nor trained."""
+        if self.missing_weights:
+            raise ValueError(f"{action}: {self.missing_weights}")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "plugins": [keras.saving.serialize_keras_object(plugin) for plugin in self.plugins],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["plugins"] = [
+            keras.saving.deserialize_keras_object(plugin) if isinstance(plugin, dict) else plugin
+            for plugin in config.get("plugins", ())
+        ]
+        return super().from_config(config)
+
+    def _uni_modal(self, method):
+        for plugin in self.plugins:
+            if hasattr(plugin, method):
+                return getattr(plugin, method)
+        raise ValueError(
+            f"{type(self).__name__} has no uni-modal vectors: "
+            "add plugins=(SoftLabelAlignment(),) or use cross_modal=True."
+        )

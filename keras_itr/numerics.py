@@ -1,0 +1,34 @@
+"""The few numerical conventions that losses, layers and models share."""
+
+from keras import backend, ops
+
+
+def at_least_float32(x):
+    """`x` as a floating tensor of at least 32 bits: losses are never computed in half precision."""
+    x = ops.convert_to_tensor(x)
+    if backend.standardize_dtype(x.dtype) in ("float32", "float64"):
+        return x
+    return ops.cast(x, "float32")
+
+
+def unit_rows(x, epsilon=1e-12):
+    """Rows of `x` divided by `max(norm, epsilon)`, in at least float32.
+
+    The maximum is taken under the root, so that a zero row has a finite
+    gradient.
+    """
+    x = at_least_float32(x)
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(square, epsilon**2))
+
+
+def tempered_log_softmax(similarity, temperature):
+    """`log softmax(similarity / temperature)` over the last axis, in at least float32.
+
+    The row maximum leaves before the division: in exact arithmetic nothing
+    changes, in float32 the gradient of a small temperature keeps four more
+    digits, because the dominant entry contributes an exact zero.
+    """
+    similarity = at_least_float32(similarity)
+    highest = ops.stop_gradient(ops.max(similarity, axis=-1, keepdims=True))
+    return ops.log_softmax((similarity - highest) / ops.cast(temperature, similarity.dtype), axis=-1)

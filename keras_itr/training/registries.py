@@ -1,0 +1,42 @@
+from keras_itr import data, layers, models, preprocessing
+from keras_itr.training.recipe import Registries
+
+METHODS = {"clip": models.CLIP, "cusa": models.CUSA}
+IMAGE_TOWERS = {
+    "region": layers.RegionTower,
+    "convolutional": layers.ConvolutionalTower,
+    "vision_transformer": layers.VisionTransformerTower,
+}
+TEXT_TOWERS = {
+    "recurrent": layers.RecurrentTextTower,
+    "transformer": layers.TransformerTextTower,
+    "sentence_feature": layers.SentenceFeatureTower,
+}
+PLUGINS = {"soft_label_alignment": models.SoftLabelAlignment}
+TOKENIZERS = {"word": preprocessing.WordTokenizer, "wordpiece": preprocessing.WordPieceTokenizer}
+READERS = {"shapes": data.load_shapes, "precomputed": data.load_precomputed}
+
+
+def default_registries():
+    """The names that recipes may use, with the classes and functions behind them.
+
+    Returns:
+        A `keras_itr.training.Registries`.
+
+    Example:
+
+    ```python
+    from keras_itr.training import default_registries, load_recipe
+
+    load_recipe("recipes/cusa_shapes.yaml", registries=default_registries())
+    ```
+    """
+    return Registries(
+        methods=METHODS,
+        image_towers=IMAGE_TOWERS,
+        text_towers=TEXT_TOWERS,
+        plugins=PLUGINS,
+        tokenizers=TOKENIZERS,
+        readers=READERS,
+        image_converter=preprocessing.RetrievalImageConverter,
+    )

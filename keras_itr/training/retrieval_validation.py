@@ -1,0 +1,74 @@
+import math
+import os
+import shutil
+from pathlib import Path
+
+import keras
+
+from keras_itr.evaluation import evaluate
+
+
+class RetrievalValidation(keras.callbacks.Callback):
+    """Validates by retrieval, keeps the best model as a preset, stops when it no longer improves.
+
+    Adds the metrics of `keras_itr.evaluation.evaluate` to the logs of an epoch
+    with the prefix `val_`, so that history, CSV and TensorBoard show them. Place
+    it before those callbacks. Selection looks at validation data only.
+
+    Args:
+        table: the validation `RetrievalTable`.
+        directory: where the best preset is kept; replaced as a whole.
+        run: a mutable `dict` that keeps `best`, `best_epoch` and `waited` across
+            a resume.
+        monitor: the metric, larger is better, default `"rsum"`.
+        every: int, epochs between two validations; the last epoch always is
+            validated.
+        patience: int, validations without a better value before the end; None
+            never stops.
+        batch_size: int, items embedded at a time.
+
+    Raises:
+        ValueError: if the metric called `monitor` is not reported.
+
+    Example: see `keras_itr.training.train`.
+    """
+
+    def __init__(self, table, directory, run, monitor="rsum", every=1, patience=None, batch_size=256):
+        super().__init__()
+        self.table = table
+        self.directory = Path(directory)
+        self.run = run
+        self.monitor = monitor
+        self.every = every
+        self.patience = patience
+        self.batch_size = batch_size
+        self.names = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every and epoch + 1 != self.params["epochs"]:
+            logs.update({name: math.nan for name in self.names or (f"val_{self.monitor}",)})
+            return
+        metrics = evaluate(self.model, self.table, batch_size=self.batch_size, verbose=False)
+        if self.monitor not in metrics:
+            raise ValueError(f"run.monitor: {self.monitor!r} is not reported; choose from {', '.join(metrics)}.")
+        shown = {f"val_{name}": value for name, value in metrics.items() if not name.startswith("chance_")}
+        self.names = tuple(shown)
+        logs.update(shown)
+        if metrics[self.monitor] > self.run.get("best", -math.inf):
+            self.run.update(best=metrics[self.monitor], best_epoch=epoch + 1, waited=0)
+            self._keep()
+        else:
+            self.run["waited"] = self.run.get("waited", 0) + 1
+            if self.patience and self.run["waited"] >= self.patience:
+                self.model.stop_training = True
+
+    def _keep(self):
+        aside = self.directory.with_name(f"{self.directory.name}.writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.model.save_to_preset(aside)
+        old = self.directory.with_name(f"{self.directory.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.directory.exists():
+            os.replace(self.directory, old)
+        os.replace(aside, self.directory)
+        shutil.rmtree(old, ignore_errors=True)

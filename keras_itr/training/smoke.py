@@ -1,0 +1,75 @@
+"""Any recipe in seconds: the same keys, tiny towers, generated stand-in data, two steps."""
+
+import inspect
+
+import numpy as np
+
+from keras_itr.data import RetrievalTable, load_shapes
+from keras_itr.data.hashing import hash64
+
+STEPS, BATCH_SIZE, IMAGES, WIDTH, REGIONS = 2, 2, 6, 12, 5
+# Sizes, by the name they have in any tower or method.
+TINY = {
+    "embedding_dim": 8,
+    "hidden_dim": 8,
+    "word_dim": 8,
+    "intermediate_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "position_dim": 8,
+    "queue_size": 8,
+}
+
+
+def smoke_recipe(recipe, registries):
+    """The recipe with tiny sizes and two steps of two pairs; nothing else changes."""
+    model, run = recipe.model, recipe.run
+    towers = {}
+    for side, registry in (("image_tower", registries.image_towers), ("text_tower", registries.text_towers)):
+        tower = getattr(model, side)
+        sizes = _tiny(registry[tower.type], tower.arguments)
+        towers[side] = tower.model_copy(update={**tower.arguments, **sizes})
+    arguments = {**model.arguments, **_tiny(registries.methods[model.method], model.arguments, only_given=True)}
+    converter = model.image_converter and {**model.image_converter, "image_size": [64, 64]}
+    return recipe.model_copy(
+        update={
+            "model": model.model_copy(
+                update={
+                    **towers,
+                    "embedding_dim": TINY["embedding_dim"],
+                    "arguments": arguments,
+                    "image_converter": converter,
+                }
+            ),
+            "run": run.model_copy(update={"epochs": 1, "batch_size": BATCH_SIZE, "checkpoint_steps": 1}),
+        }
+    )
+
+
+def smoke_table(recipe):
+    """Six generated images with captions, and whatever columns the recipe's data would have."""
+    shapes = load_shapes("train", num_scenes=IMAGES)
+    asked = recipe.data.arguments
+    image_columns = {"images": shapes.image_columns["images"], "teacher_image": _noise("teacher_image", IMAGES, WIDTH)}
+    if "directory" in asked:
+        image_columns["regions"] = _noise("regions", IMAGES, REGIONS, WIDTH)
+    captions = shapes.num_captions
+    caption_columns = {
+        "text": shapes.captions,
+        "text_features": _noise("text_features", captions, WIDTH),
+        "teacher_text": _noise("teacher_text", captions, WIDTH),
+    }
+    return RetrievalTable(image_columns, caption_columns, shapes.caption_to_image, name="smoke")
+
+
+def _tiny(cls, arguments, only_given=False):
+    known = arguments if only_given else inspect.signature(cls.__init__).parameters
+    sizes = {name: size for name, size in TINY.items() if name in known}
+    if "filters" in known:
+        sizes["filters"] = [4] * len(arguments.get("filters", (0, 0)))
+    return sizes
+
+
+def _noise(name, *shape):
+    bits = hash64("smoke", name, np.arange(int(np.prod(shape))))
+    return (bits.astype("float64") / 2**63 - 1).astype("float32").reshape(shape)

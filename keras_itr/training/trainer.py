@@ -1,0 +1,174 @@
+import csv
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import keras
+
+from keras_itr.evaluation import evaluate, report, save_report
+from keras_itr.models.from_preset import from_preset
+from keras_itr.training import smoke as smoke_run
+from keras_itr.training.builders import build_model, build_pipeline, load_table
+from keras_itr.training.optimizers import build_optimizer
+from keras_itr.training.recipe import RecipeError, load_recipe
+from keras_itr.training.registries import default_registries
+from keras_itr.training.resume import ResumeState
+from keras_itr.training.retrieval_validation import RetrievalValidation
+
+
+def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrite=False, verbose=True):
+    """Train a recipe to the end and evaluate its best model.
+
+    The run directory holds `recipe.yaml` (resolved), `versions.json`,
+    `history.csv`, `state.npz` (to resume), `best/` (a preset, chosen on the
+    validation split) and `metrics.json` (of the test split). A run that was
+    interrupted goes on where it stopped when it is started again, and ends as
+    if it had never stopped.
+
+    Args:
+        path: path of a recipe.
+        overrides: sequence of `"dotted.key=value"`.
+        data_dir: folder that the recipe's `data.directory` is relative to.
+        run_dir: folder of the run; None is `runs/<recipe name>`.
+        smoke: bool, default False: two steps of two pairs with tiny towers on
+            generated stand-in data, whatever the recipe needs.
+        overwrite: bool, default False: start anew in a folder that holds a run.
+        verbose: bool, progress bars and the report.
+
+    Returns:
+        dict of the metrics of the best model on the test split (on the validation
+        split where the recipe names no test split).
+
+    Raises:
+        RecipeError, ValueError, FileNotFoundError: with one line, before work
+            starts, if recipe, data or folder do not do.
+
+    Example:
+
+    ```python
+    from keras_itr.training import train
+
+    train("recipes/cusa_shapes.yaml", overrides=["run.epochs=2"], run_dir="runs/quick")
+    ```
+    """
+    registries = default_registries()
+    recipe = load_recipe(path, overrides, registries=registries)
+    folder = Path(run_dir or f"runs/{Path(path).stem}{'-smoke' if smoke else ''}")
+    if smoke:
+        recipe = smoke_run.smoke_recipe(recipe, registries)
+    if overwrite or smoke:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "metrics.json").exists():
+        raise RecipeError(f"{folder}: this run is finished; choose another --run_dir, or start anew with --overwrite.")
+    _check_extras(recipe)
+
+    tables = _load_tables(recipe, registries, data_dir, smoke)
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(recipe.run.mixed_precision or "float32")
+        keras.utils.set_random_seed(recipe.run.seed)
+        model = build_model(recipe, tables["train"], registries)
+        position = _fit(model, recipe, tables, folder, smoke, verbose)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    split = "test" if "test" in tables else "validation"
+    metrics = evaluate(from_preset(folder / "best", load_weights=True), tables[split], verbose=verbose)
+    save_report(metrics, folder / "metrics.json")
+    if verbose:
+        table = tables[split]
+        print(
+            f"\n{folder / 'best'} (best epoch by validation: {position['best_epoch']}) on {table.name}: "
+            f"{table.num_images} images, {table.num_captions} captions\n{report(metrics)}"
+        )
+    return metrics
+
+
+def _load_tables(recipe, registries, data_dir, smoke):
+    """The tables of the recipe's splits by their role."""
+    roles = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
+    if smoke:
+        table = smoke_run.smoke_table(recipe)
+        return {role: table for role, split in roles.items() if split}
+    return {role: load_table(recipe, split, registries, data_dir) for role, split in roles.items() if split}
+
+
+def _fit(model, recipe, tables, folder, smoke, verbose):
+    run = recipe.run
+    pipeline = build_pipeline(recipe, model, tables["train"])
+    steps = smoke_run.STEPS if smoke else pipeline.steps_per_epoch
+    model.compile(optimizer=build_optimizer(run, steps, model))
+    position = {"epoch": 0, "step": 0}
+    identity = {"recipe": recipe.hash(), "backend": keras.backend.backend()}
+    state = ResumeState(folder / "state.npz", position, identity, run.checkpoint_steps)
+    resumed = state.read()
+    _prepare_folder(folder, recipe, position["epoch"] if resumed else 0)
+    if resumed and verbose:
+        print(f"{folder}: goes on at epoch {position['epoch'] + 1}, step {position['step'] + 1}.")
+    callbacks = [
+        RetrievalValidation(
+            tables["validation"], folder / "best", position, run.monitor, run.validation_every, run.patience
+        ),
+        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+        *([keras.callbacks.TensorBoard(str(folder / "tensorboard"))] if run.tensorboard else []),
+        state,
+    ]
+    # A run that stopped inside an epoch first finishes that epoch.
+    for last_epoch in sorted({position["epoch"] + 1, run.epochs}) if position["step"] else (run.epochs,):
+        first = position["epoch"] * steps + position["step"]
+        if position["epoch"] >= last_epoch or _stopped(position, run):
+            continue
+        model.fit(
+            pipeline.dataset(first, last_epoch * steps),
+            steps_per_epoch=steps - position["step"],
+            initial_epoch=position["epoch"],
+            epochs=last_epoch,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose="auto" if verbose else 0,
+        )
+    return position
+
+
+def _stopped(position, run):
+    return bool(run.patience) and position.get("waited", 0) >= run.patience
+
+
+def _prepare_folder(folder, recipe, epochs_done):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n", encoding="utf-8")
+    history = folder / "history.csv"
+    if history.exists():
+        # A row may have been written after the last state was saved.
+        with open(history, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        with open(history, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows[:1] + [row for row in rows[1:] if int(row[0]) < epochs_done])
+
+
+def _versions():
+    from importlib import metadata
+
+    packages = ("keras-itr", "keras", "keras-hub", "tensorflow", "jax", "torch", "numpy")
+    installed = {}
+    for name in packages:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"backend": keras.backend.backend(), "python": platform.python_version(), **installed}
+
+
+def _check_extras(recipe):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and keras.backend.backend() == "torch":
+        raise RecipeError(
+            "WORLD_SIZE > 1: training on several devices is not supported with the torch backend; "
+            "use KERAS_BACKEND=jax, whose batch is global."
+        )
+    if recipe.run.tensorboard:
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            raise RecipeError('run.tensorboard: needs tensorboard; pip install "keras-itr[tensorboard]".') from None

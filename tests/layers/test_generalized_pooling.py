@@ -1,0 +1,86 @@
+import keras
+import numpy as np
+import pytest
+from support import draw, gradients, load_fixture
+
+from keras_itr.layers import GeneralizedPooling
+
+
+def assign(layer, case, prefix="keras_"):
+    forward, backward = layer.recurrence.forward_layer.cell, layer.recurrence.backward_layer.cell
+    variables = {
+        f"{prefix}fwd_kernel": forward.kernel,
+        f"{prefix}fwd_recurrent_kernel": forward.recurrent_kernel,
+        f"{prefix}fwd_bias": forward.bias,
+        f"{prefix}bwd_kernel": backward.kernel,
+        f"{prefix}bwd_recurrent_kernel": backward.recurrent_kernel,
+        f"{prefix}bwd_bias": backward.bias,
+        f"{prefix}score_kernel": layer.score.kernel,
+    }
+    for key, variable in variables.items():
+        variable.assign(case[key])
+    return variables
+
+
+@pytest.mark.parametrize(
+    "name", ["gpo_00_basic", "gpo_01_extra_padding", "gpo_04_len1", "gpo_06_ties", "gpo_07_zero_length"]
+)
+def test_fixture(name):
+    case, description = load_fixture("gpo", name)
+    layer = GeneralizedPooling(*[description["settings"][key] for key in ("position_dim", "hidden_dim", "temperature")])
+    variables = assign(layer, case)
+    mask = case["mask"].astype(bool)
+
+    def loss(features):
+        return keras.ops.sum(layer(features, mask) * keras.ops.convert_to_tensor(case["cotangent"]))
+
+    pooled = keras.ops.convert_to_numpy(layer(case["features"], mask))
+    np.testing.assert_allclose(pooled, case["pooled"], rtol=1e-4, atol=1e-5)
+    counts = mask.sum(axis=1)
+    coefficients = keras.ops.convert_to_numpy(layer.coefficients(counts))
+    width = min(coefficients.shape[1], case["coefficients"].shape[1])
+    np.testing.assert_allclose(coefficients[:, :width], case["coefficients"][:, :width], rtol=1e-4, atol=1e-5)
+    _, grads = gradients(loss, [case["features"]], list(variables.values()))
+    for key, grad in zip(("features", *variables), grads, strict=True):
+        if f"grad_{key}" in case:
+            np.testing.assert_allclose(grad, case[f"grad_{key}"], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_fixture_of_other_sizes_and_holes():
+    case, _ = load_fixture("gpo", "gpo_case0")
+    layer = GeneralizedPooling(position_dim=8, hidden_dim=6)
+    names = {"fwd": "forward", "bwd": "backward"}
+    renamed = {f"keras_{short}_{part}": case[f"keras_{long}_{part}"] for short, long in names.items()
+               for part in ("kernel", "recurrent_kernel", "bias")}  # fmt: skip
+    assign(layer, {**renamed, "keras_score_kernel": case["linear"].reshape(6, 1)})
+    mask = case["mask"].astype(bool)
+    pooled = keras.ops.convert_to_numpy(layer(case["features"], mask))
+    np.testing.assert_allclose(pooled, case["pooled"], rtol=1e-5, atol=1e-5)
+    order = np.array([4, 0, 5, 2, 1, 3])
+    scattered = keras.ops.convert_to_numpy(layer(case["features"][:, order], mask[:, order]))
+    np.testing.assert_allclose(scattered, pooled, atol=1e-6)
+
+
+def test_padding_garbage_and_shuffling_change_nothing():
+    layer = GeneralizedPooling()
+    features = draw(2, 5, 3)
+    plain = keras.ops.convert_to_numpy(layer(features))
+    padded = np.concatenate([features[:, ::-1], np.full((2, 3, 3), np.nan, "float32")], axis=1)
+    mask = np.arange(8)[None].repeat(2, 0) < 5
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(padded, mask)), plain, atol=1e-6)
+
+
+def test_constant_score_is_the_mean_and_a_steep_one_the_maximum():
+    layer = GeneralizedPooling()
+    layer.score.kernel.assign(np.zeros((32, 1)))
+    features = draw(2, 5, 3)
+    mask = np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], bool)
+    mean = np.stack([features[row][mask[row]].mean(axis=0) for row in range(2)])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(features, mask)), mean, atol=1e-6)
+
+
+def test_config_round_trip_and_odd_width():
+    config = GeneralizedPooling(position_dim=4, hidden_dim=5, temperature=0.2).get_config()
+    assert GeneralizedPooling.from_config(config).get_config() == config
+    with pytest.raises(ValueError, match="even"):
+        GeneralizedPooling(position_dim=5)
