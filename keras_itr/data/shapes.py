@@ -41,7 +41,7 @@ def load_shapes(split, asymmetry=0.2, seed=0, num_scenes=None):
     """Generate a split of the `shapes` set.
 
     A caption of the test split is true of 7.5 of its 500 scenes on average, and of one alone in half of the cases: a
-    random order has a model-checked R@1 of 1.5 % and R@10 of 8.9 % (text to image), against 0.2 % and 2.0 % for the
+    random order has a model-checked R@1 of 1.5 % and R@10 of 8.8 % (text to image), against 0.2 % and 2.0 % for the
     scene it was written for.
 
     `teacher_image` and `teacher_text` play the part of CUSA's frozen uni-modal teachers. They are counts of facts,

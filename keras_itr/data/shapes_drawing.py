@@ -64,7 +64,7 @@ def _sprites():
     """int32 (shapes, sizes, fills, side, side): how many of a pixel's samples the object covers, 0 to 16."""
     sprites = np.empty((len(SHAPES), len(SIZES), len(FILLS), _SIDE, _SIDE), np.int32)
     for size, radius in enumerate(RADII):
-        # Samples lie at odd multiples of an eighth of a pixel; so does no edge, hence no ties.
+        # In eighths of a pixel from the centre, always odd: never on an edge between pixels.
         at = 2 * np.arange(_SIDE * _SAMPLES) + 1 - _SIDE * _SAMPLES
         for shape, mask in enumerate(_masks(at, at[:, None], 2 * _SAMPLES * int(radius) + _SAMPLES)):
             hollow = mask & ~_eroded(mask, _OUTLINE[size])

@@ -42,12 +42,15 @@ class UniversalHead(keras.layers.Layer):
     def build(self, x_shape):
         width = x_shape[-1]
         bound = 1 / math.sqrt(width)
-        self.normalization = keras.layers.LayerNormalization(epsilon=self.epsilon, dtype=self.dtype_policy)
+        self.normalization = keras.layers.LayerNormalization(
+            epsilon=self.epsilon, dtype=self.dtype_policy, name="normalization"
+        )
         self.dense = keras.layers.Dense(
             self.dim or width,
             kernel_initializer=keras.initializers.RandomNormal(stddev=self.kernel_stddev),
             bias_initializer=keras.initializers.RandomUniform(-bound, bound),
             dtype=self.dtype_policy,
+            name="dense",
         )
         self.normalization.build(x_shape)
         self.dense.build(x_shape)

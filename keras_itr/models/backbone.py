@@ -16,7 +16,9 @@ class DualEncoderBackbone(keras_hub.models.Backbone):
         embedding_dim: int, width of the joint space. A tower of another output
             width gets a bias-free projection; None (default) takes the width of
             the image tower.
-        dtype: dtype policy of the projections; towers carry their own.
+
+    A projection has the dtype policy of its tower. `from_preset(..., dtype=...)`
+    replaces the towers' policies.
 
     Inputs, any subset of:
         the image tower's (`"images"`, or `"regions"` with `"region_mask"`) and
@@ -44,8 +46,8 @@ class DualEncoderBackbone(keras_hub.models.Backbone):
     ```
     """
 
-    def __init__(self, image_tower, text_tower, embedding_dim=None, dtype=None, **kwargs):
-        super().__init__(dtype=dtype, **kwargs)
+    def __init__(self, image_tower, text_tower, embedding_dim=None, **kwargs):
+        super().__init__(**kwargs)
         for tower, side in ((image_tower, "image"), (text_tower, "text")):
             if getattr(tower, "side", None) != side:
                 raise ValueError(f"{side}_tower must be a Tower of side {side!r}, received {type(tower).__name__}.")
@@ -92,13 +94,16 @@ class DualEncoderBackbone(keras_hub.models.Backbone):
     def _projection(self, tower, embedding_dim, name):
         if tower.output_dim == embedding_dim:
             return None
-        projection = keras.layers.Dense(embedding_dim, use_bias=False, dtype=self.dtype_policy, name=name)
+        projection = keras.layers.Dense(embedding_dim, use_bias=False, dtype=tower.dtype_policy, name=name)
         projection.build((None, tower.output_dim))
         return projection
 
     def get_config(self):
+        # The towers' configurations hold the dtypes.
+        config = super().get_config()
+        config.pop("dtype")
         return {
-            **super().get_config(),
+            **config,
             "image_tower": keras.layers.serialize(self.image_tower),
             "text_tower": keras.layers.serialize(self.text_tower),
             "embedding_dim": self.embedding_dim,
@@ -107,7 +112,14 @@ class DualEncoderBackbone(keras_hub.models.Backbone):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
+        dtype = config.pop("dtype", None)
         for key in ("image_tower", "text_tower"):
             if isinstance(config[key], dict):
-                config[key] = keras.layers.deserialize(config[key])
-        return super().from_config(config)
+                tower = config[key] if dtype is None else _with_dtype(config[key], dtype)
+                config[key] = keras.layers.deserialize(tower)
+        return cls(**config)
+
+
+def _with_dtype(serialized, dtype):
+    policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
+    return {**serialized, "config": {**serialized["config"], "dtype": policy}}

@@ -201,7 +201,7 @@ class ImageTextRetriever(keras_hub.models.Task):
     def save_to_preset(self, preset_dir, **kwargs):
         """Save configuration, weights and preprocessor to a directory, without the optimizer."""
         self.require_weights("save_to_preset")
-        optimizer = self.optimizer
+        optimizer = getattr(self, "optimizer", None)
         self.optimizer = None
         try:
             super().save_to_preset(str(preset_dir), **kwargs)

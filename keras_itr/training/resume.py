@@ -77,9 +77,10 @@ class ResumeState(keras.callbacks.Callback):
         self._save()
 
     def _variables(self):
-        """Key to variable; numbered, because paths need not be unique."""
-        optimizer = self.model.optimizer
-        variables = {id(v): v for v in (*self.model.variables, *optimizer.variables)}
+        """Key to variable. The number identifies; paths are for the reader: they repeat, and Keras counts names up."""
+        model = self.model
+        everything = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
+        variables = {id(v): v for v in everything}
         return {f"{index:05d}/{v.path}": v for index, v in enumerate(variables.values())}
 
     def _save(self):
@@ -93,8 +94,9 @@ class ResumeState(keras.callbacks.Callback):
 
     def _assign(self, arrays):
         variables = self._variables()
-        if list(variables) != list(arrays):
-            strange = sorted(set(variables) ^ set(arrays))[0]
-            raise RecipeError(f"{self.path}: does not fit the model, first at {strange}; start anew with --overwrite.")
-        for key, variable in variables.items():
-            variable.assign(arrays[key])
+        if len(variables) != len(arrays):
+            raise RecipeError(f"{self.path}: {len(arrays)} variables for {len(variables)}; start anew with --overwrite.")
+        for (key, variable), array in zip(variables.items(), arrays.values(), strict=True):
+            if tuple(variable.shape) != array.shape:
+                raise RecipeError(f"{self.path}: {key} has shape {array.shape}; start anew with --overwrite.")
+            variable.assign(array)

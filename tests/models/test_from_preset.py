@@ -1,0 +1,66 @@
+import shutil
+
+import numpy as np
+import pytest
+from support import region_backbone, region_data
+
+from keras_itr.models import CLIP, CUSA, from_preset, list_presets
+
+
+@pytest.fixture
+def saved(tmp_path):
+    CUSA(region_backbone(), csa_weight=0.3).save_to_preset(tmp_path / "trained")
+    shutil.copytree(tmp_path / "trained", tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("*.weights.h5"):
+        file.unlink()
+    return tmp_path
+
+
+def test_overrides_replace_saved_arguments(saved):
+    assert from_preset(saved / "trained").csa_weight == 0.3
+    assert from_preset(saved / "trained", contrastive_scale="infonce").contrastive_scale == "infonce"
+
+
+def test_without_weights_it_warns_and_is_guarded_until_trained(saved, tmp_path):
+    with pytest.warns(UserWarning, match="built without weights"):
+        model = from_preset(saved / "bare")
+    for use in (
+        lambda: model.embed_images(region_data(4)),
+        lambda: model.score(region_data(4), region_data(4)),
+        lambda: model.save_to_preset(tmp_path / "out"),
+    ):
+        with pytest.raises(ValueError, match="without weights"):
+            use()
+    model.compile(optimizer="sgd")
+    model.fit(region_data(4), batch_size=4, verbose=0)
+    assert np.isfinite(model.embed_images(region_data(4))).all()
+
+
+def test_true_makes_missing_weights_an_error_and_false_lifts_the_guard(saved):
+    with pytest.raises(ValueError, match="has no weights"):
+        from_preset(saved / "bare", load_weights=True)
+    assert from_preset(saved / "bare", load_weights=False).embed_images(region_data(4)).shape == (4, 8)
+
+
+def test_a_home_directory_supplies_the_weights_of_a_name(saved, monkeypatch):
+    home = saved / "home"
+    shutil.copytree(saved / "trained", home / "presets" / "cusa_shapes")
+    monkeypatch.setenv("KERAS_ITR_HOME", str(home))
+    assert from_preset("cusa_shapes").csa_weight == 0.3
+
+
+def test_the_class_is_the_saved_one_whatever_shares_its_backbone(tmp_path):
+    CLIP(region_backbone()).save_to_preset(tmp_path / "clip")
+    CUSA(region_backbone()).save_to_preset(tmp_path / "cusa")
+    assert type(from_preset(tmp_path / "clip")) is CLIP and type(from_preset(tmp_path / "cusa")) is CUSA
+
+
+def test_an_unknown_name_gives_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="nearest: cusa_shapes"):
+        from_preset("cusa_shaps")
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        from_preset(tmp_path)
+
+
+def test_every_listed_preset_says_what_it_is():
+    assert all("Weights: " in description for description in list_presets().values())

@@ -1,0 +1,267 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from support import draw, region_backbone, region_data
+
+from keras_itr.models import CLIP, CUSA, ImageTextRetriever, SoftLabelAlignment, from_preset
+from keras_itr.numerics import unit_rows
+
+METHODS = {
+    "clip": lambda **kwargs: CLIP(region_backbone(), **kwargs),
+    "clip_projected": lambda **kwargs: CLIP(region_backbone(), embedding_dim=6, **kwargs),
+    "clip_plugin": lambda **kwargs: CLIP(region_backbone(), plugins=(SoftLabelAlignment(),), **kwargs),
+    "cusa": lambda **kwargs: CUSA(region_backbone(), **kwargs),
+    "cusa_itc": lambda **kwargs: CUSA(region_backbone(), csa_weight=0, usa_weight=0, **kwargs),
+    "cusa_csa": lambda **kwargs: CUSA(region_backbone(), contrastive_weight=0, usa_weight=0, **kwargs),
+    "cusa_usa": lambda **kwargs: CUSA(region_backbone(), contrastive_weight=0, csa_weight=0, **kwargs),
+}
+
+
+def images(data):
+    return {"regions": data["regions"]}
+
+
+def texts(data):
+    return {"text_features": data["text_features"]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_saves_and_loads_as_the_same_class(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = METHODS[name]()
+    data = region_data(16)
+    model.compile(optimizer=keras.optimizers.Adam(3e-3))
+    history = model.fit(data, batch_size=8, epochs=6, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    reported = {metric.name for metric in model.term_metrics}
+    assert set(model.term_weights) <= reported <= set(history)
+    total = sum(weight * history[term][-1] for term, weight in model.term_weights.items())
+    np.testing.assert_allclose(total, history["loss"][-1], rtol=1e-5)
+
+    model.save_to_preset(tmp_path / "preset")
+    loaded = from_preset(tmp_path / "preset")
+    assert type(loaded) is type(model)
+    assert len(loaded.weights) == len(model.weights)
+    # Through JSON a tuple is a list.
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    np.testing.assert_allclose(loaded.embed_images(images(data)), model.embed_images(images(data)), atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_texts(texts(data)), model.embed_texts(texts(data)), atol=1e-6)
+    assert not any("teacher" in variable.path for variable in loaded.variables)
+
+
+@pytest.mark.parametrize("name", ["clip", "cusa"])
+def test_embeddings_are_unit_and_score_is_their_product(name):
+    model, data = METHODS[name](), region_data(10)
+    image = model.embed_images(images(data), batch_size=4)
+    text = model.embed_texts(texts(data), batch_size=3)
+    assert image.dtype == np.float32 and image.shape == text.shape == (10, 8)
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(model.score(data, data, batch_size=4), image @ text.T, atol=1e-6)
+    # The last batch was filled up; its rows must be those of a whole pass.
+    np.testing.assert_allclose(image, model.embed_images(images(data), batch_size=64), atol=1e-6)
+
+
+def test_teachers_do_not_touch_the_embeddings():
+    model, data = METHODS["cusa"](), region_data(4)
+    np.testing.assert_array_equal(model.embed_images(images(data)), model.embed_images(data))
+
+
+def test_cross_and_uni_modal_vectors_differ_and_need_a_head():
+    data = region_data(4)
+    for name in ("cusa", "clip_plugin"):
+        model = METHODS[name]()
+        uni = model.embed_texts(texts(data), cross_modal=False)
+        np.testing.assert_allclose(np.linalg.norm(uni, axis=1), 1, atol=1e-6)
+        assert np.abs(uni - model.embed_texts(texts(data))).max() > 0.01
+    with pytest.raises(ValueError, match="no uni-modal vectors"):
+        METHODS["clip"]().embed_texts(texts(data), cross_modal=False)
+
+
+def test_without_usa_the_uni_modal_vector_is_the_backbone_embedding():
+    model, data = METHODS["cusa_itc"](), region_data(4)
+    expected = unit_rows(model.backbone(images(data))["image_global"])
+    expected = keras.ops.convert_to_numpy(keras.ops.stop_gradient(expected))
+    np.testing.assert_allclose(model.embed_images(images(data), cross_modal=False), expected, atol=1e-6)
+
+
+def test_official_scale_divides_by_the_batch_once_more():
+    data = {key: keras.ops.convert_to_tensor(value) for key, value in region_data(8).items()}
+    model = METHODS["cusa_itc"]()
+    features = model(data)
+    terms = {}
+    for scale in ("official", "infonce"):
+        model.contrastive_scale = scale
+        itc = model.objectives(features["image"], features["text"], data)["itc"]
+        terms[scale] = float(keras.ops.convert_to_numpy(keras.ops.stop_gradient(itc)))
+    np.testing.assert_allclose(terms["infonce"] / 8, terms["official"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [5, 37632])
+def test_any_teacher_width_and_permutation(width):
+    data = region_data(6)
+    data["teacher_image"] = draw(6, width)
+    model = METHODS["cusa"]()
+
+    def loss(order):
+        x = {key: keras.ops.convert_to_tensor(value[order]) for key, value in data.items()}
+        return float(keras.ops.convert_to_numpy(keras.ops.stop_gradient(model.compute_loss(x=x, y_pred=model(x)))))
+
+    np.testing.assert_allclose(loss(np.arange(6)), loss(np.array([3, 1, 5, 0, 4, 2])), rtol=1e-5)
+
+
+def test_one_pair_and_zero_rows_are_finite():
+    model, data = METHODS["cusa"](), region_data(2)
+    one = {key: keras.ops.convert_to_tensor(value[:1]) for key, value in data.items()}
+    value = model.compute_loss(x=one, y_pred=model(one))
+    assert abs(float(keras.ops.convert_to_numpy(keras.ops.stop_gradient(value)))) < 1e-7
+    data["teacher_text"][0] = 0
+    data["text_features"][:] = 0
+    model.compile(optimizer="sgd")
+    assert np.isfinite(model.fit(data, batch_size=2, verbose=0).history["loss"][0])
+    assert all(np.isfinite(keras.ops.convert_to_numpy(variable)).all() for variable in model.variables)
+
+
+def test_temperatures_stay_in_range_at_any_learning_rate():
+    data = region_data(8)
+    model = METHODS["cusa"]()
+    model.compile(optimizer=keras.optimizers.SGD(1e4))
+    model.alignment.tau_csa.value.assign(0.99)
+    model.fit(data, batch_size=8, epochs=3, verbose=0)
+    for layer in (model.tau_itc, model.alignment.tau_csa, model.alignment.tau_usa_image, model.alignment.tau_usa_text):
+        value = float(keras.ops.convert_to_numpy(layer.value))
+        assert np.float32(layer.minimum) <= value <= np.float32(layer.maximum)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_keeps_losses_and_temperatures_in_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = METHODS["cusa"]()
+        model.compile(optimizer="adam")
+        history = model.fit(region_data(8), batch_size=8, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert all(np.isfinite(values).all() for values in history.values())
+    assert model.tau_itc.value.dtype == "float32"
+    assert model.embed_images(images(region_data(4))).dtype == np.float32
+
+
+def test_saving_leaves_the_optimizer_out_and_in_place(tmp_path):
+    model = METHODS["cusa"]()
+    model.compile(optimizer="adam")
+    model.fit(region_data(8), batch_size=8, verbose=0)
+    slots = [keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
+    model.save_to_preset(tmp_path)
+    for before, variable in zip(slots, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(before, keras.ops.convert_to_numpy(variable))
+    import h5py
+
+    names = []
+    with h5py.File(tmp_path / "task.weights.h5") as file:
+        file.visit(names.append)
+    assert not [name for name in names if "optimizer" in name]
+
+
+def test_the_errors_of_training_input():
+    model, data = METHODS["cusa"](), region_data(8)
+    model.compile(optimizer="sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="teacher_text"):
+        model.fit({key: value for key, value in data.items() if key != "teacher_text"}, batch_size=8, verbose=0)
+    with pytest.raises(ValueError, match="training needs 'text_features'"):
+        model.fit({key: value for key, value in data.items() if key != "text_features"}, batch_size=8, verbose=0)
+
+
+def test_the_errors_of_construction_and_use():
+    with pytest.raises(ValueError, match="official"):
+        CUSA(region_backbone(), contrastive_scale="offical")
+    with pytest.raises(ValueError, match="at least one"):
+        CUSA(region_backbone(), contrastive_weight=0, csa_weight=0, usa_weight=0)
+    with pytest.raises(ValueError, match="two objectives called"):
+        CUSA(region_backbone(), plugins=(SoftLabelAlignment(),))
+    model = METHODS["clip"]()
+    with pytest.raises(ValueError, match="needs 'text_features'"):
+        model.embed_texts(["a dog"])
+    with pytest.raises(ValueError, match="needs 'regions'"):
+        model.embed_images({"pixels": draw(2, 3)})
+    with pytest.raises(NotImplementedError, match="no second stage"):
+        model.rerank({}, {}, [])
+
+
+@keras.saving.register_keras_serializable(package="keras_itr_tests")
+class BestRegion(ImageTextRetriever):
+    """A method whose similarity is no dot product: the best region, with a momentum-like counter of steps."""
+
+    dot_product = False
+
+    def __init__(self, backbone, preprocessor=None, plugins=(), **kwargs):
+        super().__init__(backbone, preprocessor=preprocessor, **kwargs)
+        self.steps = self.add_weight(shape=(), dtype="int32", trainable=False, initializer="zeros", name="steps")
+        self.declare_terms({"triplet": 1.0}, plugins=plugins)
+
+    def encode_images(self, inputs, training=False):
+        features = self.backbone.encode_images(inputs, training=training)
+        return {"embedding": unit_rows(features["global"]), "tokens": unit_rows(features["tokens"])}
+
+    def encode_texts(self, inputs, training=False):
+        return {"embedding": unit_rows(self.backbone.encode_texts(inputs, training=training)["global"])}
+
+    def similarity(self, image_features, text_features):
+        products = keras.ops.einsum("ird,td->itr", image_features["tokens"], text_features["embedding"])
+        return keras.ops.max(products, axis=-1)
+
+    def objectives(self, image_features, text_features, inputs, training=False):
+        if training:
+            self.steps.assign_add(1)
+        similarity = self.similarity(image_features, text_features)
+        own = keras.ops.diagonal(similarity)
+        return {"triplet": keras.ops.mean(keras.ops.relu(0.2 + similarity - own[:, None]))}
+
+
+def test_a_method_with_another_similarity_and_state_fits_the_contract(tmp_path):
+    model, data = BestRegion(region_backbone(), plugins=(SoftLabelAlignment(),)), region_data(8)
+    model.compile(optimizer="adam")
+    history = model.fit(data, batch_size=4, epochs=2, verbose=0).history
+    assert {"triplet", "csa", "usa", "loss"} <= set(history)
+    model.evaluate(data, batch_size=4, verbose=0)
+    assert int(keras.ops.convert_to_numpy(model.steps)) == 4
+    features = {key: keras.ops.convert_to_tensor(value) for key, value in data.items()}
+    features = model(features)
+    whole = keras.ops.convert_to_numpy(keras.ops.stop_gradient(model.similarity(features["image"], features["text"])))
+    np.testing.assert_allclose(model.score(data, data, batch_size=3), whole, atol=1e-6)
+    model.save_to_preset(tmp_path)
+    loaded = from_preset(tmp_path)
+    assert type(loaded) is BestRegion and int(keras.ops.convert_to_numpy(loaded.steps)) == 4
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_text", "grain"):
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from support import region_backbone, region_data
+from keras_itr.models import CLIP, CUSA
+
+for method in (CLIP, CUSA):
+    model = method(region_backbone())
+    model.compile(optimizer="adam")
+    loss = model.fit(region_data(8), batch_size=4, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(loss).all()
+    model.evaluate(region_data(8), batch_size=4, verbose=0)
+    assert model.score(region_data(8), region_data(8)).shape == (8, 8)
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="the tensorflow backend needs tensorflow")
+def test_arrays_train_where_tensorflow_is_not_installed():
+    command = f"import sys; sys.path[:0] = {sys.path!r}\n{WITHOUT_TENSORFLOW}"
+    subprocess.run([sys.executable, "-c", command], check=True, timeout=300)
