@@ -95,7 +95,10 @@ class ResumeState(keras.callbacks.Callback):
     def _assign(self, arrays):
         variables = self._variables()
         if len(variables) != len(arrays):
-            raise RecipeError(f"{self.path}: {len(arrays)} variables for {len(variables)}; start anew with --overwrite.")
+            raise RecipeError(
+                f"{self.path}: holds {len(arrays)} variables, but the model has {len(variables)}; "
+                "start anew with --overwrite."
+            )
         for (key, variable), array in zip(variables.items(), arrays.values(), strict=True):
             if tuple(variable.shape) != array.shape:
                 raise RecipeError(f"{self.path}: {key} has shape {array.shape}; start anew with --overwrite.")

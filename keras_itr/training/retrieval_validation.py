@@ -7,6 +7,10 @@ import keras
 
 from keras_itr.evaluation import evaluate
 
+# What may choose the best model: larger is better. The checked ones exist where a table knows all truth.
+_RECALLS = ("rsum", *(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)))
+MONITORS = (*_RECALLS, *(f"checked_{name}" for name in _RECALLS))
+
 
 class RetrievalValidation(keras.callbacks.Callback):
     """Validates by retrieval, keeps the best model as a preset, stops when it no longer improves.

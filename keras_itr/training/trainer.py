@@ -13,9 +13,10 @@ from keras_itr.training import smoke as smoke_run
 from keras_itr.training.builders import build_model, build_pipeline, load_table
 from keras_itr.training.optimizers import build_optimizer
 from keras_itr.training.recipe import RecipeError, load_recipe
+from keras_itr.training.recipe_loading import nearest
 from keras_itr.training.registries import default_registries
 from keras_itr.training.resume import ResumeState
-from keras_itr.training.retrieval_validation import RetrievalValidation
+from keras_itr.training.retrieval_validation import MONITORS, RetrievalValidation
 
 
 def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrite=False, verbose=True):
@@ -62,7 +63,7 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "metrics.json").exists():
         raise RecipeError(f"{folder}: this run is finished; choose another --run_dir, or start anew with --overwrite.")
-    _check_extras(recipe)
+    _check_run(recipe)
 
     tables = _load_tables(recipe, registries, data_dir, smoke)
     policy = keras.config.dtype_policy()
@@ -161,7 +162,10 @@ def _versions():
     return {"backend": keras.backend.backend(), "python": platform.python_version(), **installed}
 
 
-def _check_extras(recipe):
+def _check_run(recipe):
+    """What the schema cannot know, before any work."""
+    if recipe.run.monitor not in MONITORS:
+        raise RecipeError(f"run.monitor: unknown metric; {nearest(recipe.run.monitor, MONITORS)}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and keras.backend.backend() == "torch":
         raise RecipeError(
             "WORLD_SIZE > 1: training on several devices is not supported with the torch backend; "

@@ -167,12 +167,12 @@ def test_saving_leaves_the_optimizer_out_and_in_place(tmp_path):
 
 
 def test_the_errors_of_training_input():
-    model, data = METHODS["cusa"](), region_data(8)
-    model.compile(optimizer="sgd", run_eagerly=True)
-    with pytest.raises(ValueError, match="teacher_text"):
-        model.fit({key: value for key, value in data.items() if key != "teacher_text"}, batch_size=8, verbose=0)
-    with pytest.raises(ValueError, match="training needs 'text_features'"):
-        model.fit({key: value for key, value in data.items() if key != "text_features"}, batch_size=8, verbose=0)
+    data = region_data(8)
+    for missing, message in (("teacher_text", "teacher_text"), ("text_features", "training needs 'text_features'")):
+        model = METHODS["cusa"]()
+        model.compile(optimizer="sgd", run_eagerly=True)
+        with pytest.raises(ValueError, match=message):
+            model.fit({key: value for key, value in data.items() if key != missing}, batch_size=8, verbose=0)
 
 
 def test_the_errors_of_construction_and_use():

@@ -158,6 +158,8 @@ def test_a_missing_extra_and_an_unknown_monitor_fail_before_work(recipe, tmp_pat
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RecipeError, match=r"keras-itr\[tensorboard\]"):
         train(recipe, ["run.tensorboard=true"], run_dir=tmp_path / "run")
+    with pytest.raises(RecipeError, match="did you mean 'checked_rsum'"):
+        train(recipe, ["run.monitor=cheked_rsum"], run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
