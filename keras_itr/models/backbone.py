@@ -1,14 +1,15 @@
 import keras
-import keras_hub
 
 
 @keras.saving.register_keras_serializable(package="keras_itr")
-class DualEncoderBackbone(keras_hub.models.Backbone):
+class DualEncoderBackbone(keras.Model):
     """An image tower and a text tower that meet in one embedding space.
 
     Not a functional graph: a call runs the towers whose inputs are there,
     ignores other keys, and takes missing masks as all True. Everything is built
-    in the constructor.
+    in the constructor. (And no `keras_hub.models.Backbone`: Keras turns the
+    bases of that class into functional ones as soon as any functional backbone
+    is made in the process. Presets need no more than configuration and weights.)
 
     Args:
         image_tower: a `keras_itr.layers.Tower` of side `"image"`.

@@ -120,6 +120,16 @@ class ImageTextRetriever(keras_hub.models.Task):
         weighted = [weight * terms[name] for name, weight in self.term_weights.items()]
         return sum(weighted[1:], weighted[0])
 
+    # Once a functional task of keras-hub exists, Keras rewires the class that all tasks share; these two keep
+    # a functional model's versions away, which look for a graph.
+
+    @property
+    def layers(self):
+        return [layer for layer in keras.Model.layers.fget(self) if layer is not self.preprocessor]
+
+    def _assert_input_compatibility(self, arg_0):
+        """Nothing to check: any subset of the inputs will do."""
+
     def fit(self, x=None, *args, **kwargs):
         self.missing_weights = None
         if self.preprocessor is not None:

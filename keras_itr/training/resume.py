@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_itr.data.hashing import hash64
 from keras_itr.training.recipe import RecipeError
 
 
@@ -23,16 +24,18 @@ class ResumeState(keras.callbacks.Callback):
         identity: dict that must be equal for a resume to be the same run.
         every: int, batches between two saves within an epoch; None saves at the
             end of epochs only.
+        seed: int, the run's seed.
 
     Example: see `keras_itr.training.train`.
     """
 
-    def __init__(self, path, run, identity, every=None):
+    def __init__(self, path, run, identity, every=None, seed=0):
         super().__init__()
         self.path = Path(path)
         self.run = run
         self.identity = identity
         self.every = every
+        self.seed = seed
         self.restored = None
 
     def read(self):
@@ -62,10 +65,16 @@ class ResumeState(keras.callbacks.Callback):
     def previous(self):
         return self.path.with_suffix(".previous.npz")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         if self.restored is not None:
+            # Not earlier: the start of an epoch resets the metrics.
             self._assign(self.restored)
             self.restored = None
+        elif self.run["step"] == 0 and keras.backend.backend() == "torch":
+            # A data loader draws from PyTorch's generator whenever it starts; each epoch begins the same all the same.
+            import torch
+
+            torch.manual_seed(int(hash64(self.seed, "torch", self.run["epoch"]) >> np.uint64(1)))
 
     def on_train_batch_end(self, batch, logs=None):
         self.run["step"] += 1
@@ -87,12 +96,13 @@ class ResumeState(keras.callbacks.Callback):
         arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in self._variables().items()}
         meta = json.dumps({"run": self.run, "identity": self.identity})
         aside = self.path.with_suffix(".writing.npz")
-        np.savez(aside, meta=np.array(meta), **arrays)
+        np.savez(aside, meta=np.array(meta), **_backend_random_state(), **arrays)
         if self.path.exists():
             os.replace(self.path, self.previous)
         os.replace(aside, self.path)
 
     def _assign(self, arrays):
+        _restore_backend_random_state(arrays)
         variables = self._variables()
         if len(variables) != len(arrays):
             raise RecipeError(
@@ -103,3 +113,26 @@ class ResumeState(keras.callbacks.Callback):
             if tuple(variable.shape) != array.shape:
                 raise RecipeError(f"{self.path}: {key} has shape {array.shape}; start anew with --overwrite.")
             variable.assign(array)
+
+
+def _backend_random_state():
+    """PyTorch's own generator: unseeded Keras dropout draws from it, past every seed variable."""
+    if keras.backend.backend() != "torch":
+        return {}
+    import torch
+
+    states = {"torch_random_state": torch.get_rng_state().numpy()}
+    for device, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ()):
+        states[f"torch_random_state_{device}"] = state.numpy()
+    return states
+
+
+def _restore_backend_random_state(arrays):
+    for key in [key for key in arrays if key.startswith("torch_random_state")]:
+        import torch
+
+        state, device = torch.from_numpy(arrays.pop(key)), key.removeprefix("torch_random_state").lstrip("_")
+        if device:
+            torch.cuda.set_rng_state(state, int(device))
+        else:
+            torch.set_rng_state(state)

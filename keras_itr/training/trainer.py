@@ -102,7 +102,7 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
     model.compile(optimizer=build_optimizer(run, steps, model))
     position = {"epoch": 0, "step": 0}
     identity = {"recipe": recipe.hash(), "backend": keras.backend.backend()}
-    state = ResumeState(folder / "state.npz", position, identity, run.checkpoint_steps)
+    state = ResumeState(folder / "state.npz", position, identity, run.checkpoint_steps, run.seed)
     resumed = state.read()
     _prepare_folder(folder, recipe, position["epoch"] if resumed else 0)
     if resumed and verbose:
