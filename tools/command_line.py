@@ -1,11 +1,11 @@
-"""What the commands share: one line for what a user can mend, a traceback for what we must."""
+"""What the commands share: an error is one line, its traceback comes with --debug."""
 
 import os
 import sys
 
 
 def run(parser, main):
-    """Parse the flags and call `main`; expected errors print one line and exit with 1.
+    """Parse the flags and call `main`; an error prints one line and exits with 1.
 
     Args:
         parser: an `argparse.ArgumentParser`; `--debug` is added here.
@@ -17,10 +17,13 @@ def run(parser, main):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         main(arguments)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except Exception as error:
         if arguments.debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        if not isinstance(error, (ValueError, FileNotFoundError, ImportError)):
+            message = f"{type(error).__name__}: {message} (--debug shows where)"
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("stopped; start the same command again to go on.")

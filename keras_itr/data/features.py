@@ -47,7 +47,9 @@ def read_features(path, rows=None, rank=None, names=None):
         raise ValueError(f"{path}: expected {rank} axes, found shape {array.shape}.")
     _check_finite(path, array)
     ids_file = path.with_name(f"{path.stem}_ids.txt")
-    if names is not None and ids_file.exists():
+    if ids_file.exists():
+        if names is None:
+            raise ValueError(f"{ids_file}: rows by id need the items' names; add the names file or remove the ids.")
         return RowsById(array, _look_up(path, ids_file, array, names))
     if rows is not None and len(array) != rows:
         raise ValueError(f"{path}: {len(array)} rows for {rows} items.")
@@ -77,9 +79,11 @@ class RowsById:
 
 
 def _look_up(path, ids_file, array, names):
-    ids = ids_file.read_text(encoding="utf-8").split()
+    ids = ids_file.read_text(encoding="utf-8").splitlines()
     if len(ids) != len(array):
         raise ValueError(f"{ids_file}: {len(ids)} ids for the {len(array)} rows of {path.name}.")
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{ids_file}: an id stands twice; every row needs its own.")
     row_of = {name: row for row, name in enumerate(ids)}
     missing = [name for name in names if name not in row_of]
     if missing:

@@ -1,5 +1,7 @@
 """Batched, compiled encoding: raw or ready inputs to NumPy features, on any backend."""
 
+import os
+
 import keras
 import numpy as np
 from keras import ops
@@ -110,7 +112,7 @@ def side_columns(tower, columns):
 
 
 def _columns(retriever, side, x):
-    if isinstance(x, (str, bytes)):
+    if isinstance(x, (str, bytes, os.PathLike)):
         raise ValueError(f"embed_{side}s needs a list; put the single {side} into one.")
     if not isinstance(x, dict):
         x = {RAW_KEYS[side]: x}

@@ -131,11 +131,15 @@ class ImageTextRetriever(keras_hub.models.Task):
         """Nothing to check: any subset of the inputs will do."""
 
     def fit(self, x=None, *args, **kwargs):
-        self.missing_weights = None
-        if self.preprocessor is not None:
-            return super().fit(x, *args, **kwargs)
-        # keras-hub's own fit would pass arrays through a data library; plain Keras needs none.
-        return keras.Model.fit(self, x, *args, **kwargs)
+        missing, self.missing_weights = self.missing_weights, None
+        try:
+            if self.preprocessor is not None:
+                return super().fit(x, *args, **kwargs)
+            # keras-hub's own fit would pass arrays through a data library; plain Keras needs none.
+            return keras.Model.fit(self, x, *args, **kwargs)
+        except Exception:
+            self.missing_weights = missing
+            raise
 
     def evaluate(self, x=None, *args, **kwargs):
         if self.preprocessor is not None:

@@ -116,6 +116,8 @@ class RetrievalImageConverter(keras_hub.layers.ImageConverter):
 
         try:
             return self._convert_encoded(tf.constant(path.read_bytes()))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{path} is no readable JPEG, PNG, BMP or GIF; replace or remove it.") from error
 

@@ -24,9 +24,10 @@ class RetrievalValidation(keras.callbacks.Callback):
         directory: where the best preset is kept; replaced as a whole.
         run: a mutable `dict` that keeps `best`, `best_epoch` and `waited` across
             a resume.
+        epochs: int, the number of the last epoch of the whole run, which is
+            always validated.
         monitor: the metric, larger is better, default `"rsum"`.
-        every: int, epochs between two validations; the last epoch always is
-            validated.
+        every: int, epochs between two validations.
         patience: int, validations without a better value before the end; None
             never stops.
         batch_size: int, items embedded at a time.
@@ -37,27 +38,26 @@ class RetrievalValidation(keras.callbacks.Callback):
     Example: see `keras_itr.training.train`.
     """
 
-    def __init__(self, table, directory, run, monitor="rsum", every=1, patience=None, batch_size=256):
+    def __init__(self, table, directory, run, epochs, monitor="rsum", every=1, patience=None, batch_size=256):
         super().__init__()
         self.table = table
         self.directory = Path(directory)
         self.run = run
+        self.epochs = epochs
         self.monitor = monitor
         self.every = every
         self.patience = patience
         self.batch_size = batch_size
-        self.names = None
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every and epoch + 1 != self.params["epochs"]:
-            logs.update({name: math.nan for name in self.names or (f"val_{self.monitor}",)})
+        if (epoch + 1) % self.every and epoch + 1 != self.epochs:
+            # The history has the same columns in every row, whichever epoch a process begins with.
+            logs.update({f"val_{name}": math.nan for name in self._names()})
             return
         metrics = evaluate(self.model, self.table, batch_size=self.batch_size, verbose=False)
         if self.monitor not in metrics:
             raise ValueError(f"run.monitor: {self.monitor!r} is not reported; choose from {', '.join(metrics)}.")
-        shown = {f"val_{name}": value for name, value in metrics.items() if not name.startswith("chance_")}
-        self.names = tuple(shown)
-        logs.update(shown)
+        logs.update({f"val_{name}": metrics[name] for name in self._names() if name in metrics})
         if metrics[self.monitor] > self.run.get("best", -math.inf):
             self.run.update(best=metrics[self.monitor], best_epoch=epoch + 1, waited=0)
             self._keep()
@@ -65,6 +65,9 @@ class RetrievalValidation(keras.callbacks.Callback):
             self.run["waited"] = self.run.get("waited", 0) + 1
             if self.patience and self.run["waited"] >= self.patience:
                 self.model.stop_training = True
+
+    def _names(self):
+        return MONITORS if self.table.relevance else _RECALLS
 
     def _keep(self):
         aside = self.directory.with_name(f"{self.directory.name}.writing")

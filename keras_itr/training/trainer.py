@@ -59,13 +59,12 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     folder = Path(run_dir or f"runs/{Path(path).stem}{'-smoke' if smoke else ''}")
     if smoke:
         recipe = smoke_run.smoke_recipe(recipe, registries)
-    if overwrite or smoke:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "metrics.json").exists():
-        raise RecipeError(f"{folder}: this run is finished; choose another --run_dir, or start anew with --overwrite.")
+    overwrite = overwrite or (smoke and run_dir is None)
+    _check_folder(folder, overwrite)
     _check_run(recipe)
-
     tables = _load_tables(recipe, registries, data_dir, smoke)
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
     policy = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(recipe.run.mixed_precision or "float32")
@@ -101,7 +100,8 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
     steps = smoke_run.STEPS if smoke else pipeline.steps_per_epoch
     model.compile(optimizer=build_optimizer(run, steps, model))
     position = {"epoch": 0, "step": 0}
-    identity = {"recipe": recipe.hash(), "backend": keras.backend.backend()}
+    sizes = ", ".join(f"{table.num_images}/{table.num_captions}" for table in tables.values())
+    identity = {"recipe": recipe.hash(), "backend": keras.backend.backend(), "images/captions": sizes}
     state = ResumeState(folder / "state.npz", position, identity, run.checkpoint_steps, run.seed)
     resumed = state.read()
     _prepare_folder(folder, recipe, position["epoch"] if resumed else 0)
@@ -109,7 +109,13 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
         print(f"{folder}: goes on at epoch {position['epoch'] + 1}, step {position['step'] + 1}.")
     callbacks = [
         RetrievalValidation(
-            tables["validation"], folder / "best", position, run.monitor, run.validation_every, run.patience
+            tables["validation"],
+            folder / "best",
+            position,
+            run.epochs,
+            run.monitor,
+            run.validation_every,
+            run.patience,
         ),
         keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
         *([keras.callbacks.TensorBoard(str(folder / "tensorboard"))] if run.tensorboard else []),
@@ -160,6 +166,16 @@ def _versions():
         except metadata.PackageNotFoundError:
             continue
     return {"backend": keras.backend.backend(), "python": platform.python_version(), **installed}
+
+
+def _check_folder(folder, overwrite):
+    """A folder that holds something else than a run is never touched, a finished run only with `overwrite`."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder}: is a file; choose another --run_dir.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "versions.json").exists():
+        raise RecipeError(f"{folder}: holds files, but no run; choose another --run_dir.")
+    if (folder / "metrics.json").exists() and not overwrite:
+        raise RecipeError(f"{folder}: this run is finished; choose another --run_dir, or start anew with --overwrite.")
 
 
 def _check_run(recipe):

@@ -45,6 +45,18 @@ def test_a_teacher_by_id_is_looked_up_by_name(tmp_path):
         load_precomputed("dev", tmp_path, teacher_image="{split}_teacher_image.npy")
 
 
+def test_ids_without_names_or_given_twice_are_errors(tmp_path):
+    write(tmp_path, teacher_image=draw(2, 4))
+    (tmp_path / "dev_teacher_image_ids.txt").write_text("a b\nc\n")
+    with pytest.raises(ValueError, match="rows by id need the items' names"):
+        load_precomputed("dev", tmp_path, teacher_image="{split}_teacher_image.npy")
+    (tmp_path / "dev_names.txt").write_text("c\na b\n")
+    load_precomputed("dev", tmp_path, teacher_image="{split}_teacher_image.npy")
+    (tmp_path / "dev_teacher_image_ids.txt").write_text("c\nc\n")
+    with pytest.raises(ValueError, match="an id stands twice"):
+        load_precomputed("dev", tmp_path, teacher_image="{split}_teacher_image.npy")
+
+
 def bad_features(folder):
     features = np.load(folder / "dev_ims.npy")
     features[1, 2, 0] = np.nan

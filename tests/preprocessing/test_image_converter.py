@@ -137,3 +137,8 @@ def test_every_option_matters():
     plain = np.asarray(RetrievalImageConverter((6, 6))(pixels))
     for option in ({"interpolation": "bilinear"}, {"antialias": False}, {"crop_to_aspect_ratio": False}):
         assert np.abs(np.asarray(RetrievalImageConverter((6, 6), **option)(pixels)) - plain).max() > 0.01, option
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nope\.png cannot be read: No such file"):
+        RetrievalImageConverter((8, 8))([str(tmp_path / "nope.png")])

@@ -32,6 +32,7 @@ def test_smoke_runs_to_an_evaluated_preset(tmp_path):
 BAD = {
     "key": ("--set", "run.epocks=3", "did you mean 'epochs'?"),
     "type": ("--set", "run.epochs=many", "run.epochs: "),
+    "argument": ("--set", "model.image_tower.filters=abc", "TypeError"),
     "tower": ("--set", "model.image_tower.type=conv", "unknown value 'conv'"),
     "folder": ("--data_dir", "nowhere", "there is no folder"),
 }

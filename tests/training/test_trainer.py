@@ -79,7 +79,8 @@ class Killed(Exception):
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path, monkeypatch):
     """Three steps an epoch, a state every two: killed inside an epoch, at its end, and in the next."""
-    train(recipe, run_dir=tmp_path / "whole", verbose=False)
+    every = ["run.validation_every=2"]
+    train(recipe, every, run_dir=tmp_path / "whole", verbose=False)
     seen = []
 
     class Killer(ResumeState):
@@ -92,8 +93,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "ResumeState", Killer)
         with pytest.raises(Killed):
-            train(recipe, run_dir=tmp_path / "cut", verbose=False)
-    train(recipe, run_dir=tmp_path / "cut", verbose=False)
+            train(recipe, every, run_dir=tmp_path / "cut", verbose=False)
+    train(recipe, every, run_dir=tmp_path / "cut", verbose=False)
     assert history(tmp_path / "cut") == history(tmp_path / "whole")
     whole, cut = state(tmp_path / "whole"), state(tmp_path / "cut")
     assert [key.split("/", 1)[0] for key in whole] == [key.split("/", 1)[0] for key in cut]
@@ -121,6 +122,20 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(recipe, tmp_path):
     assert len(history(tmp_path / "run")) == 3
 
 
+def test_nothing_but_a_run_is_ever_deleted(recipe, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    for keywords in ({"overwrite": True}, {"smoke": True}, {}):
+        with pytest.raises(RecipeError, match="holds files, but no run"):
+            train(recipe, run_dir=precious, verbose=False, **keywords)
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    train(recipe, ["run.epochs=1"], run_dir=tmp_path / "run", verbose=False)
+    with pytest.raises(RecipeError, match="unknown metric"):
+        train(recipe, ["run.monitor=rsun"], run_dir=tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run/metrics.json").exists()
+
+
 def test_patience_stops_and_the_best_epoch_is_kept(recipe, tmp_path, monkeypatch):
     values = iter([3.0, 5.0, 4.0, 4.5, 9.0])
     monkeypatch.setattr("keras_itr.training.retrieval_validation.evaluate", lambda *_, **__: {"rsum": next(values)})
@@ -137,6 +152,7 @@ def test_epochs_without_validation_keep_their_columns(recipe, tmp_path):
     column = header.split(",").index("val_rsum")
     shown = [row.split(",")[column] for row in rows]
     assert shown[0] == "nan" and shown[1] != "nan" and shown[2] != "nan"
+    assert "val_checked_t2i_r10" in header.split(",") and all(row.count(",") == header.count(",") for row in rows)
 
 
 def test_mixed_precision_trains_and_is_undone(recipe, tmp_path):
