@@ -70,7 +70,7 @@ def test_padding_garbage_and_shuffling_change_nothing():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(padded, mask)), plain, atol=1e-6)
 
 
-def test_constant_score_is_the_mean_and_a_steep_one_the_maximum():
+def test_a_constant_score_is_the_masked_mean():
     layer = GeneralizedPooling()
     layer.score.kernel.assign(np.zeros((32, 1)))
     features = draw(2, 5, 3)
