@@ -1,4 +1,13 @@
+from keras_itr.data.augmentation import RandomFlip as RandomFlip
 from keras_itr.data.augmentation import RandomShift as RandomShift
+from keras_itr.data.caption_extraction import extract_caption_features as extract_caption_features
+from keras_itr.data.coco_captions import load_coco_captions as load_coco_captions
+from keras_itr.data.feature_extraction import extract_features as extract_features
+from keras_itr.data.flickr_tokens import load_flickr_tokens as load_flickr_tokens
+from keras_itr.data.karpathy import load_karpathy as load_karpathy
+from keras_itr.data.missing_data import MissingData as MissingData
+from keras_itr.data.pairs import load_pairs as load_pairs
+from keras_itr.data.photos import prepare_photos as prepare_photos
 from keras_itr.data.pipeline import TrainingPipeline as TrainingPipeline
 from keras_itr.data.precomputed import load_precomputed as load_precomputed
 from keras_itr.data.shapes import graded_relevance as graded_relevance

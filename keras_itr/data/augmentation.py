@@ -40,3 +40,40 @@ class RandomShift:
         columns = tf.clip_by_value(tf.range(width)[None] + draws[:, 1:] - pixels, 0, width - 1)
         shifted = tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
         return {**batch, "images": shifted}
+
+
+class RandomFlip:
+    """Mirror half of the images, left to right, keyed per example.
+
+    Captions that say "left" or "right" become false of a mirrored image; leave it out for such data.
+
+    Call arguments:
+        batch: dict with `"images"` `(B, H, W, 3)`, a TF tensor.
+        keys: `(B, 2)` int64, one pair per example.
+
+    Returns:
+        The dict with images of the same shape and dtype.
+
+    Example:
+
+    ```python
+    from keras_itr.data import RandomFlip, TrainingPipeline, load_shapes
+
+    TrainingPipeline(load_shapes("train", num_scenes=20), batch_size=8, augmentations=[RandomFlip()])
+    ```
+
+    Our choice.
+    """
+
+    def __call__(self, batch, keys):
+        import tensorflow as tf
+
+        # The pair the other way round: a draw of its own, independent of the crop and the shift.
+        draws = tf.map_fn(
+            lambda key: tf.random.stateless_uniform([], key, alg="philox"),
+            keys[:, ::-1],
+            fn_output_signature=tf.float32,
+        )
+        images = batch["images"]
+        mirrored = tf.where(draws[:, None, None, None] < 0.5, tf.reverse(images, [2]), images)
+        return {**batch, "images": mirrored}

@@ -1,8 +1,9 @@
-import difflib
 from pathlib import Path
 
 import numpy as np
 
+from keras_itr.data.missing_data import MissingData, missing_file
+from keras_itr.data.text_files import read_text
 from keras_itr.progress import SlowBar
 
 CHUNK = 1024
@@ -16,7 +17,7 @@ def read_features(path, rows=None, rank=None, names=None):
     is `names[i]`. Never a pickle.
 
     Args:
-        path: path of a `.npy` of floats or bools, any width.
+        path: path of a `.npy` of numbers or bools, any width.
         rows: int, number of items expected; None takes what is there.
         rank: int, number of axes expected; None takes what is there.
         names: list of ids to look up.
@@ -25,7 +26,7 @@ def read_features(path, rows=None, rank=None, names=None):
         An array, or a `RowsById` view, sliceable by row.
 
     Raises:
-        FileNotFoundError: with the nearest name in the folder.
+        MissingData: with the nearest name in the folder.
         ValueError: for a wrong number of rows or axes, a missing id, or a number
             that is not finite; the message names the file and the row or id.
 
@@ -37,23 +38,45 @@ def read_features(path, rows=None, rank=None, names=None):
     ```
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(missing_file(path))
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a plain .npy array ({error}).") from error
+    array = open_features(path)
     if rank is not None and array.ndim != rank:
         raise ValueError(f"{path}: expected {rank} axes, found shape {array.shape}.")
     _check_finite(path, array)
-    ids_file = path.with_name(f"{path.stem}_ids.txt")
-    if ids_file.exists():
+    if ids_file(path).exists():
         if names is None:
-            raise ValueError(f"{ids_file}: rows by id need the items' names; add the names file or remove the ids.")
-        return RowsById(array, _look_up(path, ids_file, array, names))
+            raise ValueError(
+                f"{ids_file(path)}: rows by id need the items' names; add the names file or remove the ids."
+            )
+        return RowsById(array, _look_up(path, array, names))
     if rows is not None and len(array) != rows:
         raise ValueError(f"{path}: {len(array)} rows for {rows} items.")
     return array
+
+
+def open_features(path):
+    """A `.npy` as a memory map, its numbers unread.
+
+    Raises:
+        MissingData: with the nearest name in the folder.
+        ValueError: if it is no `.npy` of numbers with at least one axis.
+    """
+    if not Path(path).is_file():
+        raise MissingData(missing_file(path))
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a plain .npy array ({error}).") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: is an archive; one file for all is a .npy, one per image has {{name}} or {{stem}}.")
+    if array.dtype.kind not in "fiub" or not array.ndim:
+        raise ValueError(f"{path}: rows of numbers are needed, found {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def ids_file(path):
+    """Where the ids of a file's rows lie, if it has any."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_ids.txt")
 
 
 class RowsById:
@@ -67,6 +90,7 @@ class RowsById:
     def __init__(self, array, index):
         self.array, self.index = array, np.asarray(index)
         self.shape, self.dtype, self.ndim = (len(index), *array.shape[1:]), array.dtype, array.ndim
+        self.encoded = getattr(array, "encoded", False)  # see PhotoCache
 
     def __len__(self):
         return len(self.index)
@@ -78,16 +102,17 @@ class RowsById:
         return np.asarray(self.array[self.index], dtype)
 
 
-def _look_up(path, ids_file, array, names):
-    ids = ids_file.read_text(encoding="utf-8").splitlines()
+def _look_up(path, array, names):
+    file = ids_file(path)
+    ids = read_text(file).removesuffix("\n").split("\n")
     if len(ids) != len(array):
-        raise ValueError(f"{ids_file}: {len(ids)} ids for the {len(array)} rows of {path.name}.")
+        raise ValueError(f"{file}: {len(ids)} ids for the {len(array)} rows of {path.name}.")
     if len(set(ids)) != len(ids):
-        raise ValueError(f"{ids_file}: an id stands twice; every row needs its own.")
+        raise ValueError(f"{file}: an id stands twice; every row needs its own.")
     row_of = {name: row for row, name in enumerate(ids)}
     missing = [name for name in names if name not in row_of]
     if missing:
-        raise ValueError(f"{path}: no row for id {missing[0]!r} in {ids_file.name} ({len(missing)} missing in all).")
+        raise ValueError(f"{path}: no row for id {missing[0]!r} in {file.name} ({len(missing)} missing in all).")
     return [row_of[name] for name in names]
 
 
@@ -100,12 +125,3 @@ def _check_finite(path, array):
         if not finite.all():
             raise ValueError(f"{path}: row {start + int(np.argmin(finite))} holds a number that is not finite.")
         bar.update(start + len(finite))
-
-
-def missing_file(path):
-    """One line about a file that is not there, with the nearest name in its folder."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{path}: there is no folder {folder}; set data.directory or pass --data_dir."
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1, cutoff=0.5)
-    return f"{path}: no such file" + (f"; did you mean {near[0]}?" if near else ".")

@@ -3,6 +3,8 @@ import functools
 import numpy as np
 
 from keras_itr.data.hashing import hash64, permutation
+from keras_itr.preprocessing.decoding import decode_image
+from keras_itr.preprocessing.images import random_window, shrink_image
 
 
 class TrainingPipeline:
@@ -26,9 +28,18 @@ class TrainingPipeline:
         augmentations: callables `(batch, keys) -> batch`, applied after the
             preprocessor; `keys` `(B, 2)` int64 seeds stateless random ops per
             example.
+        random_crop: pair of floats, or None (default): train on a random window
+            with a share of the photo's area between the two, stretched to the
+            model's size (see `preprocessing.images.random_window`).
+        shorter_side: int, or None (default): larger photos are shrunk to this
+            shorter side first, as in `prepare_photos`.
+
+    Broken photos are found by `prepare_photos` beforehand; here one is an error
+    of TensorFlow's that does not name its file.
 
     Raises:
-        ValueError: if the table does not fill one batch.
+        ValueError: if the table does not fill one batch, or if photos are to be
+            cropped or shrunk and the preprocessor has no image converter.
 
     Example:
 
@@ -41,13 +52,27 @@ class TrainingPipeline:
     ```
     """
 
-    def __init__(self, table, batch_size, preprocessor=None, seed=0, captions_per_image=None, augmentations=()):
+    def __init__(
+        self,
+        table,
+        batch_size,
+        preprocessor=None,
+        seed=0,
+        captions_per_image=None,
+        augmentations=(),
+        random_crop=None,
+        shorter_side=None,
+    ):
         self.table = table
         self.batch_size = batch_size
         self.preprocessor = preprocessor
         self.seed = seed
         self.captions_per_image = captions_per_image
         self.augmentations = tuple(augmentations)
+        self.random_crop = random_crop
+        self.shorter_side = shorter_side
+        if (random_crop or shorter_side) and not getattr(preprocessor, "image_converter", None):
+            raise ValueError("random_crop and shorter_side need a preprocessor with an image converter.")
         self.steps_per_epoch = len(self._drawn(0)) // batch_size
         if not self.steps_per_epoch:
             raise ValueError(
@@ -81,8 +106,8 @@ class TrainingPipeline:
                 tensor.set_shape(first[name].shape)
             batch = dict(zip(names, tensors, strict=True))
             keys = batch.pop("example_key")
-            if "images" in batch and batch["images"].dtype == tf.string:
-                batch["images"] = tf.map_fn(tf.io.read_file, batch["images"])
+            if "images" in batch:
+                batch["images"] = self._photos(batch["images"], keys)
             batch = batch if self.preprocessor is None else self.preprocessor(batch)
             for augmentation in self.augmentations:
                 batch = augmentation(batch, keys)
@@ -90,6 +115,28 @@ class TrainingPipeline:
 
         steps = tf.data.Dataset.range(first_step, last_step)
         return steps.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _photos(self, images, keys):
+        """Paths to encoded photos; with a crop or a smaller size, any images to converted pixels."""
+        import tensorflow as tf
+
+        if images.dtype == tf.string and not getattr(self.table.image_columns["images"], "encoded", False):
+            images = tf.map_fn(tf.io.read_file, images)
+        if not (self.random_crop or self.shorter_side):
+            return images
+        converter = self.preprocessor.image_converter
+
+        def convert(item):
+            image, key = item
+            image = decode_image(image) if image.dtype == tf.string else image
+            image = shrink_image(image, self.shorter_side) if self.shorter_side else image
+            if not self.random_crop:
+                return converter.convert_pixels(image)
+            window = random_window(image, key, self.random_crop)
+            return converter.convert_pixels(window, crop_to_aspect_ratio=False)
+
+        pixels = tf.TensorSpec((*converter.image_size, 3), tf.float32)
+        return tf.map_fn(convert, (images, keys), fn_output_signature=pixels)
 
     def rows(self, step):
         """The raw rows of one step as a dict of NumPy arrays."""

@@ -1,9 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 
-from keras_itr.data.features import missing_file, read_features
-from keras_itr.data.table import RetrievalTable
+from keras_itr.data.annotations import Annotations, build_table
+from keras_itr.data.features import ids_file, open_features
+from keras_itr.data.file_pattern import FilePattern
+from keras_itr.data.text_files import read_text
 
 
 def load_precomputed(
@@ -14,6 +14,9 @@ def load_precomputed(
     teacher_text=None,
     region_boxes=None,
     lines_per_image=5,
+    images=None,
+    features="{split}_ims.npy",
+    max_regions=None,
 ):
     """The precomputed-feature folder of SCAN and VSE: `{split}_ims.npy` and `{split}_caps.txt`.
 
@@ -30,17 +33,20 @@ def load_precomputed(
         text_features: pattern of a `.npy` `(T, D)` of ready sentence vectors.
         teacher_image: pattern of a `.npy` `(N, D)`; with `*_ids.txt` of the same
             stem beside it, its rows are looked up by image name.
-        teacher_text: pattern of a `.npy` `(T, D)` in caption order.
+        teacher_text: pattern of a `.npy` `(T, D)` in caption order; ids of captions
+            are `name#0`, counted per image.
         region_boxes: pattern of a `.npy` `(N, R, 4)`.
         lines_per_image: int, lines per image in the caption file, default 5.
+        images, features, max_regions: further columns, and features in one file
+            per image, see `build_table`; both need `{split}_names.txt`.
 
     Returns:
         A `RetrievalTable` with `"regions"`, `"text"` and what was asked for.
 
     Raises:
+        MissingData: names all files and folders that are absent.
         ValueError: for an empty caption (file and line), counts that disagree,
             or a number that is not finite (file and row).
-        FileNotFoundError: for a missing file, with the nearest name there.
 
     Example:
 
@@ -52,54 +58,44 @@ def load_precomputed(
 
     Reference: the data layout of Lee et al., SCAN, ECCV 2018.
     """
-    folder = Path(directory)
-    captions = _lines(folder / f"{split}_caps.txt")
-    for line, caption in enumerate(captions, 1):
-        if not caption.strip():
-            raise ValueError(f"{folder / f'{split}_caps.txt'}:{line}: empty caption; remove it or fill it in.")
-    regions = read_features(folder / f"{split}_ims.npy", rank=3)
-    num_images = _num_images(folder, split, len(regions), len(captions), lines_per_image)
-    if len(regions) != num_images:
-        regions = regions[::lines_per_image]
-    names_file = folder / f"{split}_names.txt"
-    names = _lines(names_file) if names_file.exists() else None
-    if names is not None and len(names) != num_images:
-        raise ValueError(f"{names_file}: {len(names)} names for {num_images} images.")
-    image_columns = {"regions": regions}
-    caption_columns = {"text": captions}
-    for columns, count, key, pattern in (
-        (caption_columns, len(captions), "text_features", text_features),
-        (caption_columns, len(captions), "teacher_text", teacher_text),
-        (image_columns, num_images, "teacher_image", teacher_image),
-        (image_columns, num_images, "region_boxes", region_boxes),
-    ):
-        if pattern:
-            path = folder / pattern.format(split=split)
-            columns[key] = read_features(path, rows=count, names=names if columns is image_columns else None)
-    return RetrievalTable(
-        image_columns,
-        caption_columns,
-        np.repeat(np.arange(num_images), lines_per_image),
-        image_names=names,
-        name=f"{folder.name}/{split}",
+    caption_file = FilePattern("split", "{split}_caps.txt", directory, split).path
+    pattern = None if features is None else FilePattern("features", features, directory, split)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    return build_table(
+        lambda: _read(caption_file, pattern, lines_per_image), directory, split, *columns, needs=[caption_file]
     )
 
 
-def _num_images(folder, split, features, captions, lines_per_image):
+def _read(caption_file, features, lines_per_image):
+    captions = _lines(caption_file)
+    for line, caption in enumerate(captions, 1):
+        if not caption.strip():
+            raise ValueError(f"{caption_file}:{line}: empty caption; remove it or fill it in.")
+    num_images = _num_images(caption_file, features, len(captions), lines_per_image)
+    names_file = caption_file.with_name(caption_file.name.replace("_caps.txt", "_names.txt"))
+    names = _lines(names_file) if names_file.exists() else None
+    if names is not None and len(names) != num_images:
+        raise ValueError(f"{names_file}: {len(names)} names for {num_images} images.")
+    caption_names = names and [f"{name}#{number}" for name in names for number in range(lines_per_image)]
+    return Annotations(names, captions, np.repeat(np.arange(num_images), lines_per_image), caption_names, caption_file)
+
+
+def _num_images(caption_file, features, captions, lines_per_image):
+    if type(lines_per_image) is not int or lines_per_image < 1:
+        raise ValueError(f"lines_per_image={lines_per_image!r}: must be a whole number of at least 1.")
     if captions % lines_per_image:
-        raise ValueError(
-            f"{folder / f'{split}_caps.txt'}: {captions} captions are no multiple of lines_per_image={lines_per_image}."
-        )
+        raise ValueError(f"{caption_file}: {captions} captions are no multiple of lines_per_image={lines_per_image}.")
     images = captions // lines_per_image
-    if features not in (images, captions):
+    if features is None or features.per_image or ids_file(features.path).exists():
+        return images
+    rows = len(open_features(features.path))
+    if rows not in (images, captions):
         raise ValueError(
-            f"{folder / f'{split}_ims.npy'} has {features} rows, but {captions} captions at {lines_per_image} "
+            f"{features.path} has {rows} rows, but {captions} captions at {lines_per_image} "
             f"an image need {images} (or {captions}, one per caption)."
         )
     return images
 
 
 def _lines(path):
-    if not path.exists():
-        raise FileNotFoundError(missing_file(path))
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return read_text(path).removesuffix("\n").split("\n")

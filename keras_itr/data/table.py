@@ -2,6 +2,8 @@ import difflib
 
 import numpy as np
 
+from keras_itr.data.features import RowsById
+
 IMAGE_COLUMNS = ("images", "regions", "region_mask", "region_boxes", "image_global", "teacher_image")
 CAPTION_COLUMNS = ("text", "text_features", "teacher_text")
 
@@ -77,17 +79,49 @@ class RetrievalTable:
         """The caption strings, or None where the table holds ready features only."""
         return self.caption_columns.get("text")
 
+    def summary(self):
+        """The counts in one line, such as `"coco1k/train: 600 images, 2,999 captions (2 to 6 an image)"`."""
+        per_image = np.bincount(self.caption_to_image)
+        low, high = per_image.min(), per_image.max()
+        spread = f"{low}" if low == high else f"{low} to {high}"
+        return f"{self.name}: {self.num_images:,} images, {self.num_captions:,} captions ({spread} an image)"
+
     def subset(self, num_images):
         """The table of the first `num_images` images and their captions."""
-        keep = self.caption_to_image < num_images
-        relevance = self.relevance and (lambda: self.relevance()[:num_images][:, keep])
+        return self.select(range(num_images))
+
+    def select(self, images):
+        """The table of these images and their captions.
+
+        Args:
+            images: increasing image rows. Memory-mapped columns stay on disk.
+
+        Returns:
+            A `RetrievalTable`.
+        """
+        images = np.asarray(images, "int64")
+        row_of = np.full(self.num_images, -1)
+        row_of[images] = np.arange(len(images))
+        captions = np.flatnonzero(row_of[self.caption_to_image] >= 0)
         return RetrievalTable(
-            {key: column[:num_images] for key, column in self.image_columns.items()},
-            {key: np.asarray(column)[keep] for key, column in self.caption_columns.items()},
-            self.caption_to_image[keep],
-            self.image_ids[:num_images],
-            self.image_names and self.image_names[:num_images],
-            relevance,
+            {key: RowsById(column, images) for key, column in self.image_columns.items()},
+            {key: RowsById(column, captions) for key, column in self.caption_columns.items()},
+            row_of[self.caption_to_image[captions]],
+            self.image_ids[images],
+            self.image_names and [self.image_names[image] for image in images],
+            self.relevance and (lambda: self.relevance()[images][:, captions]),
+            self.name,
+        )
+
+    def with_columns(self, image_columns):
+        """The same table with these image columns in place of, or beside, its own."""
+        return RetrievalTable(
+            {**self.image_columns, **image_columns},
+            self.caption_columns,
+            self.caption_to_image,
+            self.image_ids,
+            self.image_names,
+            self.relevance,
             self.name,
         )
 
@@ -104,6 +138,10 @@ class RetrievalTable:
                     raise ValueError(f"{self.name}: unknown {side} column {key!r}; did you mean {near[0]}?")
         if "text" in self.caption_columns:
             self.caption_columns["text"] = np.asarray(self.caption_columns["text"], dtype=object)
+        for columns in (self.image_columns, self.caption_columns):
+            for key, column in columns.items():
+                if isinstance(column, (list, tuple)) or getattr(column, "dtype", np.dtype(int)).kind == "U":
+                    columns[key] = _array(column)
 
     def _check_rows(self):
         for key, column in self.image_columns.items():
@@ -129,3 +167,9 @@ class RetrievalTable:
 
     def __repr__(self):
         return f"<RetrievalTable {self.name}: {self.num_images} images, {self.num_captions} captions>"
+
+
+def _array(column):
+    """Lists as arrays, strings in them as objects."""
+    array = np.asarray(column)
+    return array.astype(object) if array.dtype.kind == "U" else array

@@ -1,8 +1,8 @@
 import json
 import math
-import os
-import pathlib
 import re
+
+from keras_itr.files import written_whole
 
 _DIRECTION = re.compile(r"(?P<kind>.*?)(?P<direction>i2t|t2i)_(?P<column>r\d+|median_rank)")
 _NAMES = {"i2t": "image to text", "t2i": "text to image"}
@@ -66,14 +66,8 @@ def save_report(metrics, path):
     ```
     """
     values = {name: _finite(name, value) for name, value in metrics.items()}
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _finite(name, value):

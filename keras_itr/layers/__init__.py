@@ -1,6 +1,11 @@
 from keras_itr.layers.clamped_temperature import ClampedTemperature as ClampedTemperature
+from keras_itr.layers.clip_text_tower import CLIPTextTower as CLIPTextTower
+from keras_itr.layers.clip_vision_tower import CLIPVisionTower as CLIPVisionTower
 from keras_itr.layers.convolutional_tower import ConvolutionalTower as ConvolutionalTower
 from keras_itr.layers.generalized_pooling import GeneralizedPooling as GeneralizedPooling
+from keras_itr.layers.grid_features import GridFeatures as GridFeatures
+from keras_itr.layers.grid_tower import GridTower as GridTower
+from keras_itr.layers.image_networks import build_image_network as build_image_network
 from keras_itr.layers.masked_pooling import MaskedPooling as MaskedPooling
 from keras_itr.layers.recurrent_text_tower import RecurrentTextTower as RecurrentTextTower
 from keras_itr.layers.region_tower import RegionTower as RegionTower

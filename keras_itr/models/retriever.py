@@ -7,6 +7,7 @@ from keras import ops
 from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.models.encoding import run_encoder, score_blocks
 from keras_itr.preprocessing import (
+    CLIPTokenizer,
     RetrievalImageConverter,
     RetrievalPreprocessor,
     WordPieceTokenizer,
@@ -14,7 +15,7 @@ from keras_itr.preprocessing import (
 )
 
 # keras-hub finds the parts of a preset by the class of its backbone.
-for _part in (RetrievalImageConverter, RetrievalPreprocessor, WordPieceTokenizer, WordTokenizer):
+for _part in (CLIPTokenizer, RetrievalImageConverter, RetrievalPreprocessor, WordPieceTokenizer, WordTokenizer):
     _part.backbone_cls = DualEncoderBackbone
 
 

@@ -1,46 +1,6 @@
-"""Encoded images to pixels, in core TensorFlow operations: one function for `tf.data`, eager calls and serving."""
+"""Pixels to what a model reads, in core TensorFlow operations: one function for `tf.data`, eager calls and serving."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5")
-
-
-def decode_image(contents):
-    """Decodes one JPEG, PNG, BMP or GIF (its first frame) to three channels.
-
-    Grey becomes three equal channels, and an alpha channel is dropped, not blended. The orientation tag of a JPEG is
-    not applied.
-
-    Args:
-        contents: Scalar string `tf.Tensor`, or `bytes`.
-
-    Returns:
-        uint8 (H, W, 3) `tf.Tensor`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The bytes are none of these formats, or are damaged.
-
-    Example:
-
-    ```python
-    import tensorflow as tf
-    from keras_itr.preprocessing import decode_image
-
-    red = tf.io.encode_png(tf.constant([[[255, 0, 0, 128]]], tf.uint8))
-    decode_image(red)  # [[[255, 0, 0]]]
-    ```
-    """
-    import tensorflow as tf
-
-    def decode_bitmap():
-        # Bitmaps decode only to the number of channels that they have: 1, 3 or 4.
-        image = tf.io.decode_bmp(contents, channels=0)
-        return tf.gather(image, tf.where(tf.shape(image)[-1] < 3, [0, 0, 0], [0, 1, 2]), axis=-1)
-
-    def decode_other():
-        return tf.io.decode_image(contents, channels=3, expand_animations=False)
-
-    with tf.device("CPU:0"):
-        is_bitmap = tf.strings.substr(contents, 0, 2) == b"BM"
-        return tf.ensure_shape(tf.cond(is_bitmap, decode_bitmap, decode_other), [None, None, 3])
 
 
 def convert_image(
@@ -98,3 +58,82 @@ def _crop_to_aspect_ratio(image, target_height, target_width):
     crop_width = tf.clip_by_value(height * target_width // target_height, 1, width)
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     return image[..., top : top + crop_height, left : left + crop_width, :]
+
+
+def shrink_image(image, shorter_side, interpolation="bicubic"):
+    """Resizes uint8 pixels so that the shorter side has `shorter_side`; an image that is smaller stays as it is.
+
+    Args:
+        image: uint8 (H, W, 3) tensor or array.
+        shorter_side: Integer, in pixels.
+        interpolation: One of `INTERPOLATIONS`; default `"bicubic"`, always with antialias.
+
+    Returns:
+        uint8 (H', W', 3) `tf.Tensor`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.preprocessing.images import shrink_image
+
+    shrink_image(np.zeros((480, 640, 3), "uint8"), 240).shape  # (240, 320, 3)
+    ```
+
+    Source: our choice.
+    """
+    import tensorflow as tf
+
+    def shrink():
+        sides = tf.cast(tf.shape(image)[:2], tf.float32)
+        target = tf.cast(tf.round(sides * shorter_side / tf.reduce_min(sides)), tf.int32)
+        return tf.cast(convert_image(image, target, interpolation, crop_to_aspect_ratio=False, scale=1.0), tf.uint8)
+
+    with tf.device("CPU:0"):
+        image = tf.convert_to_tensor(image)
+        return tf.cond(tf.reduce_min(tf.shape(image)[:2]) > shorter_side, shrink, lambda: image)
+
+
+def random_window(image, key, area=(0.6, 1.0), aspect_ratio=(3 / 4, 4 / 3)):
+    """A window of random size and place, the first half of a random resized crop.
+
+    The share of the area is uniform, the logarithm of width / height is uniform; the first of ten draws that fits into
+    the image is taken, and the whole image where none does.
+
+    Args:
+        image: (H, W, 3) tensor or array.
+        key: int64 (2,); equal keys give equal windows.
+        area: Smallest and largest share of the image's area; default (0.6, 1.0).
+        aspect_ratio: Smallest and largest width / height; default (3/4, 4/3).
+
+    Returns:
+        (h, w, 3) `tf.Tensor` of the image's dtype.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.preprocessing.images import random_window
+
+    random_window(np.zeros((480, 640, 3), "uint8"), key=(0, 1)).shape
+    ```
+
+    Reference: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6; ten draws as in torchvision. Area
+    0.6 to 1.0 as in Chen et al., VSE-infinity, CVPR 2021.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        image = tf.convert_to_tensor(image)
+        sides = tf.cast(tf.shape(image)[:2], tf.float32)
+        draws = tf.random.stateless_uniform([12, 2], key, alg="philox")
+        shares = area[0] + (area[1] - area[0]) * draws[:10, 0]
+        low, high = (tf.math.log(float(ratio)) for ratio in aspect_ratio)
+        ratios = tf.exp(low + (high - low) * draws[:10, 1])
+        pixels = shares * tf.reduce_prod(sides)
+        candidates = tf.round(tf.stack([tf.sqrt(pixels / ratios), tf.sqrt(pixels * ratios)], axis=1))
+        fits = tf.reduce_all((candidates <= sides) & (candidates >= 1), axis=1)
+        window = tf.where(tf.reduce_any(fits), candidates[tf.argmax(fits)], sides)
+        top, left = tf.unstack(tf.cast(draws[10] * (sides - window + 1), tf.int32))
+        height, width = tf.unstack(tf.cast(window, tf.int32))
+        return image[top : top + height, left : left + width]

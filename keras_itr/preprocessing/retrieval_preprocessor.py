@@ -19,7 +19,7 @@ class RetrievalPreprocessor(keras_hub.models.Preprocessor):
     TensorFlow operations. New values are tensors of the active backend in eager calls, TensorFlow tensors in a graph.
 
     Args:
-        tokenizer: `WordTokenizer` or `WordPieceTokenizer`; `None` if there is no text to tokenize.
+        tokenizer: `WordTokenizer`, `WordPieceTokenizer` or `CLIPTokenizer`; `None` if there is no text to tokenize.
         image_converter: `RetrievalImageConverter`; `None` leaves `"images"` as they are.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
@@ -65,7 +65,7 @@ class RetrievalPreprocessor(keras_hub.models.Preprocessor):
         if "text" in x:
             self._check_text(x)
             x["token_ids"] = self.tokenizer(x.pop("text"))
-            x["padding_mask"] = x["token_ids"] != self.tokenizer.pad_token_id
+            x["padding_mask"] = self.tokenizer.padding_mask(x["token_ids"])
         if "images" in x and self.image_converter is not None:
             x["images"] = self.image_converter(x["images"])
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)

@@ -5,7 +5,6 @@ import keras_hub
 from keras_itr.preprocessing.tensors import to_backend, to_strings
 
 VOCABULARY_FILE = "vocabulary.txt"
-_SPECIAL_ATTRIBUTES = ("pad_token", "unknown_token", "start_token", "end_token")
 
 
 class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
@@ -25,11 +24,12 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
         ValueError: `sequence_length` is not an integer of at least 3, or the vocabulary breaks one of its rules.
     """
 
-    # In this order: padding, unknown word, start, end.
+    # What the special tokens are for, and their names, in the same order.
+    special_token_attributes = ("pad_token", "unknown_token", "start_token", "end_token")
     special_token_names = ()
 
     def __init__(self, vocabulary=None, sequence_length=32, **kwargs):
-        for attribute, token in zip(_SPECIAL_ATTRIBUTES, self.special_token_names, strict=True):
+        for attribute, token in zip(self.special_token_attributes, self.special_token_names, strict=True):
             self._add_special_token(token, attribute)
         super().__init__(**kwargs)
         if not isinstance(sequence_length, int) or sequence_length < 3:
@@ -62,6 +62,10 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def call(self, inputs, training=None):
         return self.tokenize(inputs)
+
+    def padding_mask(self, token_ids):
+        """Bool of the shape of packed ids: True for start, tokens and end, False for the padding behind them."""
+        return token_ids != self.pad_token_id
 
     def _pack(self, ids):
         import tensorflow as tf

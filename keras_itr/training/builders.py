@@ -1,23 +1,79 @@
 """A checked recipe to the things it names: tables, preprocessor, model, pipeline."""
 
-import inspect
 import os
+from pathlib import Path
 
-from keras_itr.data import RandomShift, RetrievalTable, TrainingPipeline
+from keras_itr.data import RandomFlip, RandomShift, RetrievalTable, TrainingPipeline, prepare_photos
+from keras_itr.data.missing_data import MissingData, missing_file
 from keras_itr.models import DualEncoderBackbone
 from keras_itr.models.encoding import side_columns
+from keras_itr.models.initial_weights import load_initial_weights
 from keras_itr.preprocessing import RetrievalPreprocessor
+from keras_itr.training.recipe_checks import parameters_of
 
 TEACHER_TERMS = {"csa", "usa"}
+TOWER_FILES = {"weights", "pca"}
 
 
-def load_table(recipe, split, registries, data_dir=None):
-    """The `RetrievalTable` of one split; a reader's `directory` is relative to `data_dir`."""
-    reader = registries.readers[recipe.data.source]
-    arguments = dict(recipe.data.arguments)
+def with_tower_files(recipe, data_dir=None):
+    """The recipe with the files that its image tower reads (`weights`, `pca`) as paths that exist.
+
+    Args:
+        recipe: a `Recipe`.
+        data_dir: folder that relative paths start from.
+
+    Raises:
+        FileNotFoundError: names the missing file, and `data.origin`.
+    """
+    tower = recipe.model.image_tower
+    found = {}
+    for key in TOWER_FILES & set(tower.arguments):
+        value = tower.arguments[key]
+        if not isinstance(value, str) or not value.endswith((".h5", ".npz")):
+            continue  # a number, or a name that the network's library knows
+        found[key] = os.path.join(data_dir or "", value)
+        if not os.path.isfile(found[key]):
+            message = f"{missing_file(Path(found[key]))}, needed as model.image_tower.{key}. {recipe.data.origin or ''}"
+            raise FileNotFoundError(message.strip())
+    tower = tower.model_copy(update=found)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"image_tower": tower})})
+
+
+def load_table(recipe, split, registries, data_dir=None, training=False, verbose=True):
+    """One split of a recipe's data, with photos that can be decoded.
+
+    Args:
+        recipe: a `Recipe`.
+        split: string.
+        registries: a `Registries`.
+        data_dir: folder that `data.directory` and `data.cache` are relative to.
+        training: bool: teachers are read, and photos may come from the cache.
+        verbose: bool, a line of counts, and a progress bar on work over two seconds.
+
+    Returns:
+        `(table, faults)`: a `RetrievalTable`, and a dict of the photos that were left out, by path.
+
+    Raises:
+        ValueError, FileNotFoundError: with one line, if the data do not do.
+    """
+    data = recipe.data
+    reader = registries.readers[data.source]
+    arguments = dict(data.arguments)
     if "directory" in arguments:
         arguments["directory"] = os.path.join(data_dir or "", arguments["directory"])
-    return reader(split=split, **arguments)
+    if not training:
+        # Targets of training alone: validation and test do without their files.
+        arguments = {key: value for key, value in arguments.items() if not key.startswith("teacher_")}
+    try:
+        table = reader(split=split, **arguments)
+    except MissingData as error:
+        raise MissingData(f"{error} {data.origin or ''}".strip()) from None
+    cache = os.path.join(data_dir or "", data.cache) if training and data.cache else None
+    table, faults = prepare_photos(table, data.on_error, cache, data.shorter_side, verbose)
+    if verbose:
+        left_out = f"; {len(faults)} broken photos left out" if faults else ""
+        print(f"{split}: {table.summary()}{left_out}")
+    return table, faults
 
 
 def build_model(recipe, table, registries):
@@ -37,7 +93,7 @@ def build_model(recipe, table, registries):
     """
     model = recipe.model
     tokenizer = _build_tokenizer(model.tokenizer, table, registries)
-    converter = model.image_converter and registries.image_converter(**model.image_converter)
+    converter = _build_converter(model, registries)
     image_tower = _build_tower(
         model.image_tower,
         registries.image_towers,
@@ -51,8 +107,11 @@ def build_model(recipe, table, registries):
         vocabulary_size=tokenizer and tokenizer.vocabulary_size(),
         sequence_length=tokenizer and tokenizer.sequence_length,
     )
+    backbone = DualEncoderBackbone(image_tower, text_tower, model.embedding_dim)
+    if model.initial_weights:
+        load_initial_weights(backbone, model.initial_weights)
     return registries.methods[model.method](
-        DualEncoderBackbone(image_tower, text_tower, model.embedding_dim),
+        backbone,
         preprocessor=RetrievalPreprocessor(tokenizer, converter) if tokenizer or converter else None,
         plugins=[registries.plugins[plugin.type](**plugin.arguments) for plugin in model.plugins],
         **model.arguments,
@@ -80,7 +139,12 @@ def build_pipeline(recipe, model, table):
         model.preprocessor,
         seed=recipe.run.seed,
         captions_per_image=recipe.data.captions_per_image,
-        augmentations=[RandomShift(recipe.data.random_shift)] if recipe.data.random_shift else [],
+        augmentations=[
+            *([RandomShift(recipe.data.random_shift)] if recipe.data.random_shift else []),
+            *([RandomFlip()] if recipe.data.random_flip else []),
+        ],
+        random_crop=recipe.data.random_crop,
+        shorter_side=recipe.data.shorter_side,
     )
 
 
@@ -88,15 +152,26 @@ def _build_tokenizer(component, table, registries):
     if component is None:
         return None
     cls, arguments = registries.tokenizers[component.type], component.arguments
-    if "vocabulary" in arguments:
+    if "vocabulary" in arguments or not hasattr(cls, "from_captions"):
         return cls(**arguments)
     return cls.from_captions(table.captions, min_count=component.min_count, max_size=component.max_size, **arguments)
+
+
+def _build_converter(model, registries):
+    """The image converter; a pretrained network tells the scaling of its pixels where the recipe does not."""
+    if model.image_converter is None:
+        return None
+    tower = registries.image_towers[model.image_tower.type]
+    # A class, or one of its constructors.
+    defaults = getattr(getattr(tower, "__self__", tower), "converter_defaults", None)
+    scaling = defaults(model.image_tower.arguments) if defaults else {}
+    return registries.image_converter(**{**scaling, **model.image_converter})
 
 
 def _build_tower(component, registry, **derived):
     """A tower from its arguments in the recipe and those that follow from the data."""
     cls = registry[component.type]
-    taken = inspect.signature(cls.__init__).parameters
+    taken = parameters_of(cls)
     needed = {name: value for name, value in derived.items() if name in taken}
     for name, value in needed.items():
         if value is None:

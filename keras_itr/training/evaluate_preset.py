@@ -36,8 +36,10 @@ def evaluate_preset(
     recipe = load_recipe(recipe_path, overrides, registries=registries)
     split = split or recipe.data.test or recipe.data.validation
     model = from_preset(preset, load_weights=True)
-    table = load_table(recipe, split, registries, data_dir)
+    table, faults = load_table(recipe, split, registries, data_dir, verbose=verbose)
     metrics = evaluate(model, table, protocol=protocol, verbose=verbose)
+    if faults:
+        metrics["skipped_images"] = len(faults)
     if json_path:
         save_report(metrics, json_path)
     if verbose:

@@ -71,6 +71,9 @@ class ModelSection(_Section):
     plugins: list[Component] = []
     tokenizer: TokenizerComponent | None = None
     image_converter: dict[str, Any] | None = None
+    initial_weights: str | None = Field(
+        None, description="a CLIP preset of keras-hub (name, handle or folder) that the two CLIP towers start from"
+    )
 
 
 class DataSection(_Section):
@@ -85,6 +88,14 @@ class DataSection(_Section):
         None, description="captions drawn per image and epoch; null: an epoch shows every caption once"
     )
     random_shift: NonNegativeInt = Field(0, description="pixels by which training images are shifted at random")
+    random_crop: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="smallest and largest share of a training photo's area in a random resized crop"
+    )
+    random_flip: bool = Field(False, description="mirror half of the training images; not where captions say left")
+    on_error: Literal["raise", "skip"] = Field("raise", description="what to do about photos that cannot be decoded")
+    cache: str | None = Field(None, description="folder, relative to the data folder, for decoded training photos")
+    shorter_side: PositiveInt | None = Field(None, description="shrink larger training photos to this shorter side")
+    origin: str | None = Field(None, description="where the data is found, and its terms; shown if it is missing")
 
     @property
     def arguments(self):

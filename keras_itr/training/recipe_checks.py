@@ -94,7 +94,7 @@ def _look_up(source, path, registry, name):
 
 def _check_arguments(source, path, label, function, arguments, own_keys=(), derived=()):
     """Checks a mapping of arguments; `own_keys` stand beside them, `derived` ones are given by the trainer."""
-    parameters = _parameters(function)
+    parameters = parameters_of(function)
     for name, value in arguments.items():
         here = (*path, name)
         if name in parameters and name in derived:
@@ -111,7 +111,8 @@ def _check_arguments(source, path, label, function, arguments, own_keys=(), deri
             raise source.error((*path, name), f"required argument of {label} is missing")
 
 
-def _parameters(function):
+def parameters_of(function):
+    """dict of name to `inspect.Parameter`: what a recipe, or the trainer, may give to a class or function."""
     # Not signature(class): a `__new__` of a base class would hide the constructor.
     signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -4,17 +4,31 @@ from keras_itr.training.recipe import Registries
 METHODS = {"clip": models.CLIP, "cusa": models.CUSA}
 IMAGE_TOWERS = {
     "region": layers.RegionTower,
+    "grid": layers.GridTower.from_network,
+    "clip_vision": layers.CLIPVisionTower,
     "convolutional": layers.ConvolutionalTower,
     "vision_transformer": layers.VisionTransformerTower,
 }
 TEXT_TOWERS = {
     "recurrent": layers.RecurrentTextTower,
     "transformer": layers.TransformerTextTower,
+    "clip_text": layers.CLIPTextTower,
     "sentence_feature": layers.SentenceFeatureTower,
 }
 PLUGINS = {"soft_label_alignment": models.SoftLabelAlignment}
-TOKENIZERS = {"word": preprocessing.WordTokenizer, "wordpiece": preprocessing.WordPieceTokenizer}
-READERS = {"shapes": data.load_shapes, "precomputed": data.load_precomputed}
+TOKENIZERS = {
+    "word": preprocessing.WordTokenizer,
+    "wordpiece": preprocessing.WordPieceTokenizer,
+    "clip": preprocessing.CLIPTokenizer,
+}
+READERS = {
+    "shapes": data.load_shapes,
+    "precomputed": data.load_precomputed,
+    "karpathy": data.load_karpathy,
+    "coco_captions": data.load_coco_captions,
+    "flickr_tokens": data.load_flickr_tokens,
+    "pairs": data.load_pairs,
+}
 
 
 def default_registries():

@@ -1,11 +1,10 @@
 """Any recipe in seconds: the same keys, tiny towers, generated stand-in data, two steps."""
 
-import inspect
-
 import numpy as np
 
 from keras_itr.data import RetrievalTable, load_shapes
 from keras_itr.data.hashing import hash64
+from keras_itr.training.recipe_checks import parameters_of
 
 STEPS, BATCH_SIZE, IMAGES, WIDTH, REGIONS = 2, 2, 6, 12, 5
 # Sizes, by the name they have in any tower or method.
@@ -18,6 +17,10 @@ TINY = {
     "num_heads": 2,
     "position_dim": 8,
     "queue_size": 8,
+    # What is read from files elsewhere, and what belongs to a map of another size.
+    "weights": None,
+    "pca": None,
+    "grid": None,
 }
 
 
@@ -39,6 +42,7 @@ def smoke_recipe(recipe, registries):
                     "embedding_dim": TINY["embedding_dim"],
                     "arguments": arguments,
                     "image_converter": converter,
+                    "initial_weights": None,
                 }
             ),
             "run": run.model_copy(update={"epochs": 1, "batch_size": BATCH_SIZE, "checkpoint_steps": 1}),
@@ -46,24 +50,28 @@ def smoke_recipe(recipe, registries):
     )
 
 
-def smoke_table(recipe):
-    """Six generated images with captions, and whatever columns the recipe's data would have."""
+def smoke_table():
+    """Six generated images with captions, and every column that a recipe's data could have."""
     shapes = load_shapes("train", num_scenes=IMAGES)
-    asked = recipe.data.arguments
-    image_columns = {"images": shapes.image_columns["images"], "teacher_image": _noise("teacher_image", IMAGES, WIDTH)}
-    if "directory" in asked:
-        image_columns["regions"] = _noise("regions", IMAGES, REGIONS, WIDTH)
     captions = shapes.num_captions
-    caption_columns = {
-        "text": shapes.captions,
-        "text_features": _noise("text_features", captions, WIDTH),
-        "teacher_text": _noise("teacher_text", captions, WIDTH),
-    }
-    return RetrievalTable(image_columns, caption_columns, shapes.caption_to_image, name="smoke")
+    return RetrievalTable(
+        {
+            "images": shapes.image_columns["images"],
+            "regions": _noise("regions", IMAGES, REGIONS, WIDTH),
+            "teacher_image": _noise("teacher_image", IMAGES, WIDTH),
+        },
+        {
+            "text": shapes.captions,
+            "text_features": _noise("text_features", captions, WIDTH),
+            "teacher_text": _noise("teacher_text", captions, WIDTH),
+        },
+        shapes.caption_to_image,
+        name="smoke",
+    )
 
 
 def _tiny(cls, arguments, only_given=False):
-    known = arguments if only_given else inspect.signature(cls.__init__).parameters
+    known = arguments if only_given else parameters_of(cls)
     sizes = {name: size for name, size in TINY.items() if name in known}
     if "filters" in known:
         sizes["filters"] = [4] * len(arguments.get("filters", (0, 0)))

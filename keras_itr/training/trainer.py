@@ -10,7 +10,7 @@ import keras
 from keras_itr.evaluation import evaluate, report, save_report
 from keras_itr.models.from_preset import from_preset
 from keras_itr.training import smoke as smoke_run
-from keras_itr.training.builders import build_model, build_pipeline, load_table
+from keras_itr.training.builders import build_model, build_pipeline, load_table, with_tower_files
 from keras_itr.training.optimizers import build_optimizer
 from keras_itr.training.recipe import RecipeError, load_recipe
 from keras_itr.training.recipe_loading import nearest
@@ -62,19 +62,23 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     overwrite = overwrite or (smoke and run_dir is None)
     _check_folder(folder, overwrite)
     _check_run(recipe)
-    tables = _load_tables(recipe, registries, data_dir, smoke)
+    resolved = with_tower_files(recipe, data_dir)
+    tables, faults = _load_tables(recipe, registries, data_dir, smoke, verbose)
+    _check_monitor(recipe, tables["validation"])
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     policy = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(recipe.run.mixed_precision or "float32")
         keras.utils.set_random_seed(recipe.run.seed)
-        model = build_model(recipe, tables["train"], registries)
+        model = build_model(resolved, tables["train"], registries)
         position = _fit(model, recipe, tables, folder, smoke, verbose)
     finally:
         keras.config.set_dtype_policy(policy)
     split = "test" if "test" in tables else "validation"
     metrics = evaluate(from_preset(folder / "best", load_weights=True), tables[split], verbose=verbose)
+    if faults:
+        metrics["skipped_images"] = len(faults)
     save_report(metrics, folder / "metrics.json")
     if verbose:
         table = tables[split]
@@ -82,16 +86,23 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
             f"\n{folder / 'best'} (best epoch by validation: {position['best_epoch']}) on {table.name}: "
             f"{table.num_images} images, {table.num_captions} captions\n{report(metrics)}"
         )
+        if faults:
+            print(f"{len(faults)} broken photos were left out:", *faults.values(), sep="\n  ")
     return metrics
 
 
-def _load_tables(recipe, registries, data_dir, smoke):
-    """The tables of the recipe's splits by their role."""
+def _load_tables(recipe, registries, data_dir, smoke, verbose):
+    """The tables of the recipe's splits by their role, and what is wrong with the photos that were left out."""
     roles = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
     if smoke:
-        table = smoke_run.smoke_table(recipe)
-        return {role: table for role, split in roles.items() if split}
-    return {role: load_table(recipe, split, registries, data_dir) for role, split in roles.items() if split}
+        table = smoke_run.smoke_table()
+        return {role: table for role, split in roles.items() if split}, {}
+    tables, faults = {}, {}
+    for role, split in roles.items():
+        if split:
+            tables[role], broken = load_table(recipe, split, registries, data_dir, role == "train", verbose)
+            faults.update(broken)
+    return tables, faults
 
 
 def _fit(model, recipe, tables, folder, smoke, verbose):
@@ -176,6 +187,14 @@ def _check_folder(folder, overwrite):
         raise RecipeError(f"{folder}: holds files, but no run; choose another --run_dir.")
     if (folder / "metrics.json").exists() and not overwrite:
         raise RecipeError(f"{folder}: this run is finished; choose another --run_dir, or start anew with --overwrite.")
+
+
+def _check_monitor(recipe, validation):
+    if recipe.run.monitor.startswith("checked_") and validation.relevance is None:
+        raise RecipeError(
+            f"run.monitor: {recipe.run.monitor!r} needs data whose whole truth is known, and {validation.name} is not; "
+            f"use {recipe.run.monitor.removeprefix('checked_')!r}."
+        )
 
 
 def _check_run(recipe):

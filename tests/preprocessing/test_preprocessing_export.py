@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_itr.preprocessing import RetrievalImageConverter, WordPieceTokenizer, WordTokenizer
+from keras_itr.preprocessing import CLIPTokenizer, RetrievalImageConverter, WordPieceTokenizer, WordTokenizer
 
 # Runs in a process of its own, where nothing but TensorFlow can be imported.
 SERVER = """
@@ -31,11 +31,18 @@ class Preprocessing(tf.Module):
         super().__init__()
         self.word = WordTokenizer.from_captions(captions[:4], sequence_length=16)
         self.wordpiece = WordPieceTokenizer.from_captions(captions, max_size=150, sequence_length=32)
+        self.clip = CLIPTokenizer(sequence_length=40)
         self.converter = RetrievalImageConverter((10, 12), scale=[0.1, 0.2, 0.3], offset=[-0.5, 0.0, 0.5])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, texts):
-        return {"word": self.word(texts), "wordpiece": self.wordpiece(texts)}
+        clip = self.clip(texts)
+        return {
+            "word": self.word(texts),
+            "wordpiece": self.wordpiece(texts),
+            "clip": clip,
+            "clip_mask": self.clip.padding_mask(clip),
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def convert(self, contents):
@@ -50,6 +57,8 @@ def test_a_saved_model_needs_tensorflow_alone(tmp_path, captions, encoded_images
     for index, content in enumerate(contents):
         (tmp_path / f"{index:02}.image").write_bytes(content)
     module = Preprocessing(captions)
+    # An eager call compiles a function of its own, which must not get in the way.
+    module.clip("a")
     tf.saved_model.save(module, str(tmp_path / "model"))
     command = [sys.executable, "-c", SERVER, str(tmp_path / "model"), str(tmp_path)]
     finished = subprocess.run(command, capture_output=True, text=True)
@@ -58,6 +67,9 @@ def test_a_saved_model_needs_tensorflow_alone(tmp_path, captions, encoded_images
     for size in (1, 3, len(captions)):
         np.testing.assert_array_equal(served[f"word_{size}"], module.word(captions[:size]))
         np.testing.assert_array_equal(served[f"wordpiece_{size}"], module.wordpiece(captions[:size]))
+        ids = module.clip(captions[:size])
+        np.testing.assert_array_equal(served[f"clip_{size}"], ids)
+        np.testing.assert_array_equal(served[f"clip_mask_{size}"], module.clip.padding_mask(ids))
         np.testing.assert_array_equal(served[f"pixels_{size}"], module.converter(contents[:size]))
 
 
