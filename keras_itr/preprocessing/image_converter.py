@@ -82,6 +82,10 @@ class RetrievalImageConverter(keras_hub.layers.ImageConverter):
             **kwargs,
         )
 
+    def __call__(self, inputs):
+        # `Layer.__call__` would bury the one line about a broken photo under the arguments of the call.
+        return self.call(inputs)
+
     def call(self, inputs):
         import tensorflow as tf
 

@@ -97,6 +97,13 @@ class DataSection(_Section):
     shorter_side: PositiveInt | None = Field(None, description="shrink larger training photos to this shorter side")
     origin: str | None = Field(None, description="where the data is found, and its terms; shown if it is missing")
 
+    @pydantic.field_validator("random_crop")
+    @classmethod
+    def _shares(cls, value):
+        if value and not value[0] <= value[1] <= 1:
+            raise ValueError("must be two shares of the area, the smaller first, at most 1")
+        return value
+
     @property
     def arguments(self):
         """dict of the reader's arguments."""
