@@ -21,7 +21,9 @@ def run(parser, main):
         if arguments.debug:
             raise
         message = " ".join(str(error).split())
-        if not isinstance(error, (ValueError, FileNotFoundError, ImportError)):
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}."
+        if not isinstance(error, (ValueError, OSError, ImportError)):
             message = f"{type(error).__name__}: {message} (--debug shows where)"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)

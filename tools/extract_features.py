@@ -26,7 +26,7 @@ def main(arguments):
         image_size=tuple(arguments.image_size),
         grid=arguments.grid and tuple(arguments.grid),
         pooled=arguments.pooled,
-        pca=arguments.pca or arguments.pca_file,
+        pca=arguments.pca_file if arguments.pca is None else arguments.pca,
         images=arguments.images,
         split=arguments.split,
         interpolation=arguments.interpolation,

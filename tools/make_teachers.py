@@ -6,7 +6,7 @@ from command_line import run
 
 EXAMPLES = """examples:
   python tools/make_teachers.py coco/dataset_coco.json --images coco/images --split train \\
-      --encoder all-MiniLM-L6-v2 --cleaning cusa --output coco/train_teacher_text.npy
+      --encoder all_minilm_l6_v2_en --cleaning cusa --output coco/train_teacher_text.npy
   The image teacher is made by tools/extract_features.py with --pooled.
 """
 

@@ -2,6 +2,7 @@ import numpy as np
 
 from keras_itr.data.extraction import digest, write_rows
 from keras_itr.data.feature_extraction import read_annotations
+from keras_itr.messages import one_line
 
 
 def extract_caption_features(
@@ -46,7 +47,7 @@ def extract_caption_features(
     ```python
     from keras_itr.data import extract_caption_features
 
-    extract_caption_features("coco/dataset_coco.json", "coco/train_teacher_text.npy", "all-MiniLM-L6-v2", "train")
+    extract_caption_features("coco/dataset_coco.json", "coco/train_teacher_text.npy", "all_minilm_l6_v2_en", "train")
     ```
 
     Reference: Huang et al., CUSA, AAAI 2024, whose text teacher is a sentence encoder on the cleaned captions.
@@ -60,8 +61,7 @@ def extract_caption_features(
     try:
         model = keras_hub.models.BertTextEmbedder.from_preset(str(encoder), pooling_mode="mean", normalize=True)
     except Exception as error:  # whatever the hub's loaders raise, offline or for another kind of model
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"the sentence encoder {str(encoder)!r} could not be had: {reason}") from error
+        raise ValueError(f"the sentence encoder {str(encoder)!r} could not be had: {one_line(error)}") from error
 
     model.preprocessor.sequence_length = sequence_length
 

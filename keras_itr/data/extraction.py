@@ -46,6 +46,8 @@ def write_rows(path, items, names, encode, settings, batch_size=32, dtype="float
     Our choice.
     """
     path = Path(path)
+    if path.suffix != ".npy" or batch_size < 1:
+        raise ValueError(f"{path}: must end with .npy, and batch_size must be at least 1, got {batch_size}.")
     if not len(items) or (names is not None and len(set(names)) != len(items)):
         raise ValueError(f"{path}: needs at least one item and one name of its own for each, got {len(items)} items.")
     finished = finished_rows(path, names, settings, batch_size, dtype)
@@ -119,8 +121,7 @@ def fit_pca(rows, dim, path, block_size=4096):
     """
     width = rows.shape[-1]
     count = int(np.prod(rows.shape[:-1]))
-    if dim > min(width, count - 1):
-        raise ValueError(f"a PCA of {count} rows of width {width} has at most {min(width, count - 1)} components.")
+    check_pca(dim, count, width)
     blocks = range(0, len(rows), block_size)
     read = lambda start: np.asarray(rows[start : start + block_size], "float64").reshape(-1, width)  # noqa: E731
     mean = sum(read(start).sum(axis=0) for start in blocks) / count
@@ -131,6 +132,14 @@ def fit_pca(rows, dim, path, block_size=4096):
     explained = variances[::-1][:dim].sum() / variances.sum()
     with written_whole(path) as aside, open(aside, "wb") as file:
         np.savez(file, mean=mean.astype("float32"), components=components.astype("float32"), explained=explained)
+
+
+def check_pca(dim, count, width):
+    """Raises a `ValueError` unless `count` rows of `width` numbers have a PCA of `dim` components."""
+    if not 1 <= dim <= min(width, count - 1):
+        raise ValueError(
+            f"a PCA of {count} rows of width {width} has 1 to {min(width, count - 1)} components, not {dim}."
+        )
 
 
 def _settings(names, settings, batch_size, dtype):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_itr.data.extraction import finished_rows, fit_pca, write_rows
+from keras_itr.data.extraction import check_pca, finished_rows, fit_pca, write_rows
 from keras_itr.data.missing_data import missing_file
+from keras_itr.layers.grid_features import GridFeatures
+from keras_itr.layers.grid_tower import GridTower
+from keras_itr.preprocessing import RetrievalImageConverter
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -65,8 +68,6 @@ def extract_features(
     """
     names, paths = _photos(Path(source), images, split)
     output = Path(output)
-    if output.suffix != ".npy":
-        raise ValueError(f"output {str(output)!r} must end with .npy.")
     settings = {
         "network": network,
         "weights": weights and _digest(weights),
@@ -77,9 +78,10 @@ def extract_features(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
     }
     fits = isinstance(pca, int)
-    encode = _encoder(
-        network, weights, image_size, grid, pooled, None if fits else pca, interpolation, crop_to_aspect_ratio
-    )
+    features = GridFeatures(network, image_size, weights=weights, grid=grid, pca=None if fits else pca)
+    if fits:
+        check_pca(pca, len(paths) * (1 if pooled else features.num_cells), features.output_dim)
+    encode = _encoder(features, pooled, interpolation, crop_to_aspect_ratio)
     options = {"batch_size": batch_size, "dtype": dtype, "verbose": verbose}
     if not fits:
         return write_rows(output, paths, names, encode, {**settings, "pca": pca and _digest(pca)}, **options)
@@ -104,21 +106,16 @@ def _with_pca(output, paths, names, encode, settings, dim, options):
     return projected
 
 
-def _encoder(network, weights, image_size, grid, pooled, pca, interpolation, crop_to_aspect_ratio):
+def _encoder(features, pooled, interpolation, crop_to_aspect_ratio):
     """Function of a list of paths to float32 rows, compiled on the active backend."""
     import keras
 
-    from keras_itr.layers.grid_features import GridFeatures
-    from keras_itr.layers.grid_tower import GridTower
-    from keras_itr.preprocessing import RetrievalImageConverter
-
-    features = GridFeatures(network, image_size, weights=weights, grid=grid, pca=pca)
-    model = keras.Sequential([keras.Input((*image_size, 3)), features])
+    model = keras.Sequential([keras.Input((*features.image_size, 3)), features])
     converter = RetrievalImageConverter(
-        image_size,
+        features.image_size,
         interpolation=interpolation,
         crop_to_aspect_ratio=crop_to_aspect_ratio,
-        **GridTower.converter_defaults({"network": network}),
+        **GridTower.converter_defaults({"network": features.network_name}),
     )
 
     def encode(paths):
@@ -161,7 +158,10 @@ def _photos(source, images, split):
     if not source.is_dir():
         table = read_annotations(source, split, images)
         return list(table.image_names), [str(path) for path in table.image_columns["images"]]
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    entries = sorted(path for path in source.rglob("*") if path.is_file())
+    paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
+    if len(paths) < len(entries):
+        print(f"{source}: {len(entries) - len(paths)} files are no {', '.join(SUFFIXES)} and are left out.")
     if not paths:
         raise ValueError(f"{source}: there is no {', '.join(SUFFIXES)} file in this folder.")
     return [path.relative_to(source).as_posix() for path in paths], [str(path) for path in paths]

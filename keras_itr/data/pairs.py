@@ -1,6 +1,8 @@
 import csv
+import difflib
 import io
 import json
+import posixpath
 import reprlib
 
 from keras_itr.data.annotation_collector import AnnotationCollector
@@ -87,9 +89,11 @@ def _read(path, split, image_column, caption_column, split_column):
     for line, cells in _ROWS[path.suffix.lower()](path, columns):
         image, caption = cells[image_column], cells[caption_column]
         collector.check_path(image, line)
+        # Two ways to write one path are one image, in one split.
+        image = posixpath.normpath(image)
         if split_column is not None:
             _check_split(path, line, image, cells[split_column], split_of)
-            splits[cells[split_column]] = True
+            splits.setdefault(cells[split_column], line)
             if cells[split_column] != split:
                 continue
         if image not in row_of:
@@ -98,6 +102,8 @@ def _read(path, split, image_column, caption_column, split_column):
     if not row_of:
         where = f" in column {split_column!r}; {choose('splits', split, splits)}" if split_column else "."
         raise ValueError(f"{path}: no row of split {split!r}{where}")
+    for given, line in splits.items():
+        _check_spelling(path, line, given, split)
     return collector.finish()
 
 
@@ -110,6 +116,14 @@ def _check_split(path, line, image, of_split, split_of):
             f"{path}:{line}: image {image!r} is of split {of_split!r}, and of {first_split!r} at line {first_line}; "
             "keep it in one of them."
         )
+
+
+def _check_spelling(path, line, given, split):
+    """Raises a `ValueError` for a split that looks like the wanted one in another spelling: its rows would be lost."""
+    alike = difflib.SequenceMatcher(None, given, split).ratio() >= 0.8 and abs(len(given) - len(split)) <= 1
+    same = given.strip().casefold() == split.casefold()
+    if given != split and (same or (alike and given.isalpha() and split.isalpha())):
+        raise ValueError(f"{path}:{line}: split {given!r} looks like {split!r} misspelt; write both the same way.")
 
 
 def _tsv_rows(path, columns):

@@ -93,11 +93,12 @@ def _read_shard(stem, photos):
     """`(array, index)` of a shard that holds just these photos as they are now, or None."""
     if not (stem.with_suffix(".json").exists() and stem.with_suffix(".npy").exists()):
         return None
-    index = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    if index["photos"] != photos:
-        return None
-    array = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    return (array, index) if len(array) == sum(index["bytes"]) else None
+    try:
+        index = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        array = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        return (array, index) if index["photos"] == photos and len(array) == sum(index["bytes"]) else None
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: decoded again
 
 
 def _write_shard(stem, photos, decoded):

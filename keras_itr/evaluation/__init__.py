@@ -2,6 +2,7 @@
 
 from keras_itr.evaluation.blocks import embedding_ranks as embedding_ranks
 from keras_itr.evaluation.blocks import embedding_recall as embedding_recall
+from keras_itr.evaluation.protocols import check_protocol as check_protocol
 from keras_itr.evaluation.protocols import evaluate as evaluate
 from keras_itr.evaluation.reports import report as report
 from keras_itr.evaluation.reports import save_report as save_report

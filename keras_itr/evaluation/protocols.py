@@ -58,12 +58,17 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
     Reference: Karpathy & Fei-Fei 2015 for the splits, Faghri et al., VSE++, for
     the five folds. Checked values and chance levels are our choice.
     """
+    check_protocol(protocol)
+    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose)
+
+
+def check_protocol(protocol):
+    """Raises a `ValueError`, with the nearest name, unless this is a protocol of `evaluate`."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(str(protocol), PROTOCOLS, 1, cutoff=0.0)[0]
         raise ValueError(
             f"unknown protocol {protocol!r}; did you mean {near!r}? The protocols are {', '.join(PROTOCOLS)}."
         )
-    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose)
 
 
 def _recall(model, data, batch_size, block_size, verbose, folds):
@@ -151,7 +156,8 @@ class _Scored:
         bar = keras.utils.Progbar(len(similarity), verbose=int(self.verbose), unit_name="image")
         for start in range(0, len(similarity), self.block_size):
             stop = min(start + self.block_size, len(similarity))
-            block = {name: column[images][start:stop] for name, column in self.images.items()}
+            rows = slice(images.start + start, images.start + stop)
+            block = {name: column[rows] for name, column in self.images.items()}
             similarity[start:stop] = self.model.score(block, texts, batch_size=self.batch_size, verbose=False)
             bar.update(stop)
         return lambda positives: two_way_ranks(similarity, positives)

@@ -1,5 +1,7 @@
+import difflib
 import math
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -56,6 +58,9 @@ class GridFeatures(keras.layers.Layer):
 
     def __init__(self, network, image_size, arguments=None, weights=None, grid=None, pca=None, unfreeze=None, **kwargs):
         super().__init__(**kwargs)
+        _check_grid(grid)
+        if not (unfreeze is None or isinstance(unfreeze, str)):
+            raise ValueError(f"unfreeze must be null, 'all' or a regular expression, got {unfreeze!r}.")
         # Layers.
         self.network = build_image_network(network, image_size, arguments, weights)
         self.map_size, self.prefix_tokens, width = _map_size(self.network.output_shape)
@@ -103,8 +108,9 @@ class GridFeatures(keras.layers.Layer):
             return
         matches = [bool(re.search(pattern, weight.path)) for weight in self.network.trainable_weights]
         if not any(matches):
-            names = ", ".join(dict.fromkeys(weight.path.split("/")[0] for weight in self.network.trainable_weights))
-            raise ValueError(f"unfreeze {pattern!r} matches no weight; the layers are {names}.")
+            names = list(dict.fromkeys(weight.path.split("/")[0] for weight in self.network.trainable_weights))
+            near = difflib.get_close_matches(pattern, names, 3, cutoff=0.3) or names[-3:]
+            raise ValueError(f"unfreeze {pattern!r} matches no weight of the {len(names)} layers; near: {near}.")
         for weight, trains in zip(self.network.trainable_weights, matches, strict=True):
             weight.trainable = trains
 
@@ -128,6 +134,12 @@ class GridFeatures(keras.layers.Layer):
         }
 
 
+def _check_grid(grid):
+    is_pair = isinstance(grid, (list, tuple)) and len(grid) == 2
+    if grid is not None and not (is_pair and all(isinstance(cells, int) and cells > 0 for cells in grid)):
+        raise ValueError(f"grid must be null or two positive integers, rows and columns, got {grid!r}.")
+
+
 def _map_size(output_shape):
     """`((rows, columns), tokens before the patches, width)` of a network's output."""
     if len(output_shape) == 4:
@@ -143,6 +155,8 @@ def _read_pca(pca, width):
         return None, None
     if isinstance(pca, int):
         return np.zeros(width, "float32"), np.zeros((width, pca), "float32")
+    if not zipfile.is_zipfile(pca):
+        raise ValueError(f"pca {pca!r} is no .npz file, or is not there; tools/extract_features.py --pca makes one.")
     with np.load(pca, allow_pickle=False) as stored:
         missing = {"mean", "components"} - set(stored.files)
         if missing:

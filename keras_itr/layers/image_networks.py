@@ -7,6 +7,8 @@ import sys
 import keras
 import numpy as np
 
+from keras_itr.messages import one_line
+
 
 def build_image_network(name, image_size, arguments=None, weights=None):
     """Build a network that maps pixels to a feature map or to patch tokens.
@@ -52,8 +54,7 @@ def build_image_network(name, image_size, arguments=None, weights=None):
     try:
         return cls.from_preset(weights, image_shape=(*image_size, 3), **(arguments or {}))
     except Exception as error:  # whatever the hub's loaders raise, offline or for another class
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the weights {weights!r} of {name} could not be had: {reason}") from error
+        raise ValueError(f"the weights {weights!r} of {name} could not be had: {one_line(error)}") from error
 
 
 def applications():
@@ -107,5 +108,4 @@ def _application(name, image_size, arguments, weights):
         model.load_weights(weights)
         return model
     except Exception as error:  # URLError offline, ValueError for other shapes, OSError for what is no HDF5 file
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the weights {weights!r} of {name} could not be had: {reason}") from error
+        raise ValueError(f"the weights {weights!r} of {name} could not be had: {one_line(error)}") from error

@@ -5,6 +5,7 @@ import os
 
 from keras_itr.layers.clip_text_tower import CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower
+from keras_itr.messages import one_line
 
 _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
 _HUGGING_FACE = "hf://"
@@ -95,8 +96,8 @@ def _read(preset):
     except Exception as error:
         # Each hub and each file format has exceptions of its own; the first line says what is wrong.
         done = "read" if os.path.isdir(preset) else "fetched"
-        reason = next(iter(str(error).splitlines()), "")
-        message = f"initial weights {preset!r} could not be {done} ({type(error).__name__}: {reason:.200}); {_LOCAL}."
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        message = f"initial weights {preset!r} could not be {done} ({reason}); {_LOCAL}."
         raise ValueError(message) from error
     return clip
 

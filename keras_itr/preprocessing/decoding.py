@@ -100,9 +100,19 @@ def _decode_bmp(contents, header, max_pixels):
     # Rows from the top have a negative height.
     height = tf.bitcast(tf.cast(_number(header, 22, 4, True), tf.uint32), tf.int32)
     with tf.control_dependencies([_check_size(tf.abs(height), _number(header, 18, 4, True), max_pixels)]):
-        # Bitmaps decode only to the number of channels that they have: 1, 3 or 4.
+        # Bitmaps decode only to the number of channels that they have: 1, which are places in a palette, 3 or 4.
         image = tf.io.decode_bmp(contents, channels=0)
-    return tf.gather(image, tf.where(tf.shape(image)[-1] < 3, [0, 0, 0], [0, 1, 2]), axis=-1)
+    return tf.cond(tf.shape(image)[-1] < 3, lambda: _palette_colours(header, image), lambda: image[..., :3])
+
+
+def _palette_colours(header, places):
+    """Places in the palette of a bitmap, (H, W, 1), to RGB; an entry is blue, green, red and a zero."""
+    import tensorflow as tf
+
+    start = 14 + _number(header, 14, 4, True)
+    entries = start + 4 * tf.range(256, dtype=tf.int64)[:, None] + tf.constant([2, 1, 0], tf.int64)
+    palette = tf.gather(header, tf.minimum(entries, tf.size(header, tf.int64) - 1))
+    return tf.gather(palette, tf.cast(places[..., 0], tf.int32))
 
 
 def _refuse(contents, header, max_pixels):

@@ -41,7 +41,8 @@ class RetrievalImageConverter(keras_hub.layers.ImageConverter):
 
     Raises:
         ValueError: A faulty argument, pixels that are neither uint8 nor float32, or float32 of another size.
-        tf.errors.InvalidArgumentError: Bytes that are no image; a path is named.
+        tf.errors.InvalidArgumentError: Bytes that are no image. In a list of items it is a ValueError that names the
+            path, or the place in the list.
 
     Example:
 
@@ -98,7 +99,7 @@ class RetrievalImageConverter(keras_hub.layers.ImageConverter):
         with tf.device("CPU:0"):
             if isinstance(inputs, (list, tuple)):
                 with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-                    return to_backend(tf.stack(list(pool.map(self._convert_one, inputs))))
+                    return to_backend(tf.stack(list(pool.map(self._convert_item, inputs, range(len(inputs))))))
             return to_backend(self._convert_one(inputs))
 
     def convert_pixels(self, pixels, crop_to_aspect_ratio=None):
@@ -115,6 +116,15 @@ class RetrievalImageConverter(keras_hub.layers.ImageConverter):
             scale=self.scale,
             offset=self.offset,
         )
+
+    def _convert_item(self, item, place):
+        """An item of a list; a fault that names no file names the place."""
+        import tensorflow as tf
+
+        try:
+            return self._convert_one(item)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"image {place} of the list is no readable JPEG, PNG, BMP or GIF, or is empty.") from error
 
     def _convert_one(self, item):
         """An item of a list, or everything there is to convert -> `tf.Tensor`."""
@@ -186,7 +196,11 @@ def _is_float32(images):
 
 
 def _check_size(image_size):
-    if len(image_size) != 2 or any(not isinstance(side, int) or side < 1 for side in image_size):
+    if (
+        not isinstance(image_size, (list, tuple))
+        or len(image_size) != 2
+        or any(not isinstance(side, int) or side < 1 for side in image_size)
+    ):
         raise ValueError(f"`image_size` must be two positive integers (height, width); got {image_size!r}.")
 
 

@@ -1,10 +1,9 @@
 """A checked recipe to the things it names: tables, preprocessor, model, pipeline."""
 
 import os
-from pathlib import Path
 
 from keras_itr.data import RandomFlip, RandomShift, RetrievalTable, TrainingPipeline, prepare_photos
-from keras_itr.data.missing_data import MissingData, missing_file
+from keras_itr.data.missing_data import MissingData
 from keras_itr.models import DualEncoderBackbone
 from keras_itr.models.encoding import side_columns
 from keras_itr.models.initial_weights import load_initial_weights
@@ -16,45 +15,45 @@ TOWER_FILES = {"weights", "pca"}
 
 
 def with_tower_files(recipe, data_dir=None):
-    """The recipe with the files that its image tower reads (`weights`, `pca`) as paths that exist.
+    """The recipe with the files that its image tower reads (`weights`, `pca`) as paths, and which of them are missing.
 
     Args:
         recipe: a `Recipe`.
         data_dir: folder that relative paths start from.
 
-    Raises:
-        FileNotFoundError: names the missing file, and `data.origin`.
+    Returns:
+        `(recipe, missing)`; `missing` is a list of one line for each file that is not there.
     """
     tower = recipe.model.image_tower
-    found = {}
-    for key in TOWER_FILES & set(tower.arguments):
+    found, missing = {}, []
+    for key in sorted(TOWER_FILES & set(tower.arguments)):
         value = tower.arguments[key]
         if not isinstance(value, str) or not value.endswith((".h5", ".npz")):
             continue  # a number, or a name that the network's library knows
         found[key] = os.path.join(data_dir or "", value)
         if not os.path.isfile(found[key]):
-            message = f"{missing_file(Path(found[key]))}, needed as model.image_tower.{key}. {recipe.data.origin or ''}"
-            raise FileNotFoundError(message.strip())
+            missing.append(f"{found[key]}: no such file; model.image_tower.{key} names it, relative to --data_dir.")
     tower = tower.model_copy(update=found)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"image_tower": tower})})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"image_tower": tower})}), missing
 
 
-def load_table(recipe, split, registries, data_dir=None, training=False, verbose=True):
-    """One split of a recipe's data, with photos that can be decoded.
+def load_table(recipe, split, registries, data_dir=None, training=False, missing=()):
+    """One split of a recipe's data.
 
     Args:
         recipe: a `Recipe`.
         split: string.
         registries: a `Registries`.
-        data_dir: folder that `data.directory` and `data.cache` are relative to.
-        training: bool: teachers are read, and photos may come from the cache.
-        verbose: bool, a line of counts, and a progress bar on work over two seconds.
+        data_dir: folder that `data.directory` is relative to.
+        training: bool: teachers are read.
+        missing: lines about further files that are not there; named together with what this table lacks.
 
     Returns:
-        `(table, faults)`: a `RetrievalTable`, and a dict of the photos that were left out, by path.
+        A `RetrievalTable`.
 
     Raises:
-        ValueError, FileNotFoundError: with one line, if the data do not do.
+        MissingData: names all files that are not there, and `data.origin`.
+        ValueError: with one line, if the data do not do.
     """
     data = recipe.data
     reader = registries.readers[data.source]
@@ -64,16 +63,43 @@ def load_table(recipe, split, registries, data_dir=None, training=False, verbose
     if not training:
         # Targets of training alone: validation and test do without their files.
         arguments = {key: value for key, value in arguments.items() if not key.startswith("teacher_")}
+    missing = list(missing)
     try:
         table = reader(split=split, **arguments)
     except MissingData as error:
-        raise MissingData(f"{error} {data.origin or ''}".strip()) from None
+        missing.insert(0, str(error))
+    if missing:
+        raise MissingData(" ".join([*missing, data.origin or ""]).strip())
+    return table
+
+
+def prepare_table(recipe, table, split, data_dir=None, training=False, verbose=True):
+    """A table whose photos can all be decoded.
+
+    Args:
+        recipe: a `Recipe`.
+        table: the `RetrievalTable` of `split`.
+        split: string, for the line of counts.
+        data_dir: folder that `data.cache` is relative to.
+        training: bool: the photos may come from the cache.
+        verbose: bool, a line of counts, and a progress bar on work over two seconds.
+
+    Returns:
+        `(table, faults)`, see `keras_itr.data.prepare_photos`.
+    """
+    data = recipe.data
     cache = os.path.join(data_dir or "", data.cache) if training and data.cache else None
     table, faults = prepare_photos(table, data.on_error, cache, data.shorter_side, verbose)
     if verbose:
         left_out = f"; {len(faults)} broken photos left out" if faults else ""
         print(f"{split}: {table.summary()}{left_out}")
     return table, faults
+
+
+def report_faults(faults):
+    """Print what is wrong with the photos that were left out, a line each."""
+    if faults:
+        print(f"{len(faults)} broken photos were left out:", *faults.values(), sep="\n  ")
 
 
 def build_model(recipe, table, registries):

@@ -1,6 +1,6 @@
-from keras_itr.evaluation import evaluate, report, save_report
+from keras_itr.evaluation import check_protocol, evaluate, report, save_report
 from keras_itr.models.from_preset import from_preset
-from keras_itr.training.builders import load_table
+from keras_itr.training.builders import load_table, prepare_table, report_faults
 from keras_itr.training.recipe import load_recipe
 from keras_itr.training.registries import default_registries
 
@@ -32,11 +32,13 @@ def evaluate_preset(
     evaluate_preset("cusa_shapes", "recipes/cusa_shapes.yaml", split="unseen")
     ```
     """
+    check_protocol(protocol)
     registries = default_registries()
     recipe = load_recipe(recipe_path, overrides, registries=registries)
     split = split or recipe.data.test or recipe.data.validation
     model = from_preset(preset, load_weights=True)
-    table, faults = load_table(recipe, split, registries, data_dir, verbose=verbose)
+    table = load_table(recipe, split, registries, data_dir)
+    table, faults = prepare_table(recipe, table, split, verbose=verbose)
     metrics = evaluate(model, table, protocol=protocol, verbose=verbose)
     if faults:
         metrics["skipped_images"] = len(faults)
@@ -44,4 +46,5 @@ def evaluate_preset(
         save_report(metrics, json_path)
     if verbose:
         print(f"{preset} on {table.name}: {table.num_images} images, {table.num_captions} captions\n{report(metrics)}")
+        report_faults(faults)
     return metrics

@@ -38,7 +38,7 @@ class RetrievalValidation(keras.callbacks.Callback):
     Example: see `keras_itr.training.train`.
     """
 
-    def __init__(self, table, directory, run, epochs, monitor="rsum", every=1, patience=None, batch_size=256):
+    def __init__(self, table, directory, run, epochs, monitor="rsum", every=1, patience=None, batch_size=64):
         super().__init__()
         self.table = table
         self.directory = Path(directory)

@@ -10,7 +10,14 @@ import keras
 from keras_itr.evaluation import evaluate, report, save_report
 from keras_itr.models.from_preset import from_preset
 from keras_itr.training import smoke as smoke_run
-from keras_itr.training.builders import build_model, build_pipeline, load_table, with_tower_files
+from keras_itr.training.builders import (
+    build_model,
+    build_pipeline,
+    load_table,
+    prepare_table,
+    report_faults,
+    with_tower_files,
+)
 from keras_itr.training.optimizers import build_optimizer
 from keras_itr.training.recipe import RecipeError, load_recipe
 from keras_itr.training.recipe_loading import nearest
@@ -62,23 +69,26 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     overwrite = overwrite or (smoke and run_dir is None)
     _check_folder(folder, overwrite)
     _check_run(recipe)
-    resolved = with_tower_files(recipe, data_dir)
-    tables, faults = _load_tables(recipe, registries, data_dir, smoke, verbose)
+    resolved, missing = with_tower_files(recipe, data_dir)
+    tables = _load_tables(recipe, registries, data_dir, smoke, missing)
     _check_monitor(recipe, tables["validation"])
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
     policy = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(recipe.run.mixed_precision or "float32")
         keras.utils.set_random_seed(recipe.run.seed)
         model = build_model(resolved, tables["train"], registries)
+        # What does not fit is found before the photos are decoded.
+        build_pipeline(recipe, model, tables["train"])
+        tables, faults = _prepare_tables(recipe, tables, data_dir, verbose)
+        if overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
         position = _fit(model, recipe, tables, folder, smoke, verbose)
     finally:
         keras.config.set_dtype_policy(policy)
     split = "test" if "test" in tables else "validation"
     metrics = evaluate(from_preset(folder / "best", load_weights=True), tables[split], verbose=verbose)
-    if faults:
-        metrics["skipped_images"] = len(faults)
+    if faults[split]:
+        metrics["skipped_images"] = len(faults[split])
     save_report(metrics, folder / "metrics.json")
     if verbose:
         table = tables[split]
@@ -86,23 +96,34 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
             f"\n{folder / 'best'} (best epoch by validation: {position['best_epoch']}) on {table.name}: "
             f"{table.num_images} images, {table.num_captions} captions\n{report(metrics)}"
         )
-        if faults:
-            print(f"{len(faults)} broken photos were left out:", *faults.values(), sep="\n  ")
+        report_faults({path: fault for broken in faults.values() for path, fault in broken.items()})
     return metrics
 
 
-def _load_tables(recipe, registries, data_dir, smoke, verbose):
-    """The tables of the recipe's splits by their role, and what is wrong with the photos that were left out."""
-    roles = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
+def _load_tables(recipe, registries, data_dir, smoke, missing):
+    """The tables of the recipe's splits by their role, as their files say."""
     if smoke:
         table = smoke_run.smoke_table()
-        return {role: table for role, split in roles.items() if split}, {}
-    tables, faults = {}, {}
-    for role, split in roles.items():
-        if split:
-            tables[role], broken = load_table(recipe, split, registries, data_dir, role == "train", verbose)
-            faults.update(broken)
-    return tables, faults
+        return {role: table for role in _splits(recipe)}
+    return {
+        role: load_table(recipe, split, registries, data_dir, role == "train", missing)
+        for role, split in _splits(recipe).items()
+    }
+
+
+def _prepare_tables(recipe, tables, data_dir, verbose):
+    """The tables with photos that can be decoded, and what is wrong with the others, both by role."""
+    prepared, faults = {}, {}
+    for role, split in _splits(recipe).items():
+        prepared[role], faults[role] = prepare_table(
+            recipe, tables[role], split, data_dir, training=role == "train", verbose=verbose
+        )
+    return prepared, faults
+
+
+def _splits(recipe):
+    roles = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
+    return {role: split for role, split in roles.items() if split}
 
 
 def _fit(model, recipe, tables, folder, smoke, verbose):

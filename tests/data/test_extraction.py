@@ -140,7 +140,7 @@ def test_a_pca_keeps_what_varies_most(tmp_path):
     np.testing.assert_allclose(components.T @ components, np.eye(3), atol=1e-5)
     np.testing.assert_allclose(np.abs(directions[:, :3].T @ components), np.eye(3), atol=0.05)
     assert explained > 0.99 and (np.abs(components).max(axis=0) == components.max(axis=0)).all()
-    with pytest.raises(ValueError, match="at most 6 components"):
+    with pytest.raises(ValueError, match="has 1 to 6 components, not 7"):
         fit_pca(rows, 7, tmp_path / "none.npz")
 
 
@@ -209,6 +209,9 @@ def test_faulty_sources_are_one_line(photos):
         ("dataset.json", {}, "name the split"),
         ("dataset.json", {"split": "dev", "images": photos / "photos"}, "dev"),
         ("photos", {"grid": (3, 3)}, "does not divide"),
+        ("photos", {"pca": 5000}, "has 1 to 23 components, not 5000"),
+        ("photos", {"pca": 0}, "not 0"),
+        ("photos", {"batch_size": 0}, "batch_size must be at least 1"),
         ("photos", {"network": "MobileNet2"}, "did you mean 'MobileNetV2'"),
         ("photos", {}, "broken.jpg is no readable JPEG"),
     ]

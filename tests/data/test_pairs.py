@@ -31,6 +31,25 @@ def write(folder, name="captions.csv", content=CSV):
     touch(folder / "photos", [*NAMES, "two.jpg"])
 
 
+@pytest.mark.parametrize("given", ["trian", "Train", " train ", "trains"])
+def test_a_misspelt_split_is_not_lost_without_a_word(given, tmp_path):
+    lines = ["image,caption,split", "a.jpg,a dog,train", f"b.jpg,a cat,{given}", "c.jpg,a cow,trainval", "d.jpg,ox,val"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    np.save(tmp_path / "rows.npy", np.zeros((1, 2, 3), "float32"))
+    with pytest.raises(ValueError, match=r"a\.csv:3: split .* looks like 'train' misspelt"):
+        load_pairs("train", tmp_path, "a.csv", features="rows.npy")
+    assert load_pairs("val", tmp_path, "a.csv", features="rows.npy").num_images == 1
+
+
+def test_two_ways_to_write_a_path_are_one_image(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,a dog,train\n./a.jpg,a big dog,train\n")
+    np.save(tmp_path / "rows.npy", np.zeros((1, 2, 3), "float32"))
+    assert load_pairs("train", tmp_path, "a.csv", features="rows.npy").num_images == 1
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,a dog,train\n.//a.jpg,a big dog,val\n")
+    with pytest.raises(ValueError, match="keep it in one of them"):
+        load_pairs("train", tmp_path, "a.csv", features="rows.npy")
+
+
 def test_a_csv_with_a_column_of_splits(tmp_path):
     write(tmp_path)
     table = load_pairs("train", tmp_path, "captions.csv", images="photos")

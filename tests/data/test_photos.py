@@ -148,6 +148,14 @@ def test_a_shard_with_other_bytes_than_its_index_says_is_made_anew(folder):
     assert again[0] == photo and json.loads((folder / "cache/a-00000.json").read_text())["faults"] == []
 
 
+@pytest.mark.parametrize("index", ["", "{", "{}", "[]", "null"])
+def test_a_damaged_index_is_made_anew(folder, index):
+    paths = [str(folder / name) for name in good(2)]
+    photo = photo_cache.PhotoCache.build(paths, folder / "cache", "a", decode_photos)[0]
+    (folder / "cache/a-00000.json").write_text(index)
+    assert photo_cache.PhotoCache.build(paths, folder / "cache", "a", decode_photos)[0] == photo
+
+
 def test_random_windows_are_a_function_of_the_key_and_stay_inside():
     image = np.arange(50 * 80 * 3, dtype="int64").reshape(50, 80, 3) % 251
     image = image.astype("uint8")

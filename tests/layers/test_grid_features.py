@@ -51,7 +51,7 @@ def test_frozen_partly_frozen_and_trained():
     assert all("block_16" in weight.path or "Conv_1" in weight.path for weight in part.trainable_weights)
     revived = GridFeatures.from_config(part.get_config())
     assert len(revived.trainable_weights) == 12
-    with pytest.raises(ValueError, match=r"'block_99' matches no weight; the layers are Conv1, bn_Conv1"):
+    with pytest.raises(ValueError, match=r"'block_99' matches no weight of the 104 layers; near: \['block_9"):
         GridFeatures("MobileNetV2", (64, 64), arguments=SMALL, unfreeze="block_99")
 
 
@@ -100,6 +100,12 @@ def test_faults_are_one_line(tmp_path):
         ({"weights": str(tmp_path / "none.weights.h5")}, "no such file"),
         ({"weights": str(tmp_path / "no.weights.h5")}, "could not be had"),
         ({"grid": (3, 3)}, "does not divide the network's map of \\(2, 2\\)"),
+        ({"grid": 4}, "two positive integers"),
+        ({"grid": (4,)}, "two positive integers"),
+        ({"grid": (0, 0)}, "two positive integers"),
+        ({"unfreeze": True}, "regular expression"),
+        ({"pca": str(tmp_path / "no.weights.h5")}, "is no .npz file"),
+        ({"pca": str(tmp_path / "none.npz")}, "is no .npz file, or is not there"),
         ({"pca": str(tmp_path / "other.npz")}, "needs the arrays 'mean' and 'components'"),
         ({"pca": str(tmp_path / "narrow.npz")}, "do not fit a network of width 1280"),
     ]

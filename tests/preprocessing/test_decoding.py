@@ -86,6 +86,15 @@ def test_a_palette_png_and_a_16_bit_png_have_the_pixels_of_pillow():
     np.testing.assert_array_equal(decode_image(deep), pixels)
 
 
+def test_a_palette_bitmap_has_the_colours_of_its_palette():
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype="uint8")
+    file = io.BytesIO()
+    image.fromarray(pixels).convert("P").save(file, "BMP")
+    for decode in WAYS.values():
+        np.testing.assert_array_equal(decode(file.getvalue()), np.asarray(image.open(file).convert("RGB")))
+
+
 def huge_png(height, width):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -73,8 +73,8 @@ def test_a_broken_photo_stops_the_run_or_is_left_out_and_named(recipe, capsys):
         run(recipe)
     assert not (recipe.parent / "run").exists()
     metrics = run(recipe, "data.on_error=skip")
-    assert metrics["skipped_images"] == 2
-    assert json.loads((recipe.parent / "run/metrics.json").read_text())["skipped_images"] == 2
+    assert metrics["skipped_images"] == 1  # one of them is of the evaluated split
+    assert json.loads((recipe.parent / "run/metrics.json").read_text())["skipped_images"] == 1
     printed = capsys.readouterr().out
     assert "2 broken photos were left out" in printed and all(f"{path} is empty" in printed for path in broken)
 
@@ -95,7 +95,7 @@ def test_weights_are_looked_for_first_and_lie_in_the_data_folder(recipe, monkeyp
     import keras
 
     override = GRID.replace("WEIGHTS", "weights: net.weights.h5")
-    with pytest.raises(FileNotFoundError, match=r"model.image_tower.weights. Ask the owner"):
+    with pytest.raises(FileNotFoundError, match=r"no such file; model\.image_tower\.weights .* Ask the owner"):
         run(recipe, override)
     network = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35)
     network.save_weights(recipe.parent / "net.weights.h5")

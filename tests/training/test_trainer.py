@@ -76,9 +76,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("stop", [2, 3, 5, "epoch"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path, monkeypatch):
-    """Three steps an epoch, a state every two: killed inside an epoch, at its end, and in the next."""
+    """Three steps an epoch, a state every two: killed inside an epoch, at its end, in the next, and between two."""
     every = ["run.validation_every=2"]
     train(recipe, every, run_dir=tmp_path / "whole", verbose=False)
     seen = []
@@ -88,6 +88,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path,
             super().on_train_batch_end(batch, logs)
             seen.append(batch)
             if len(seen) == stop:
+                raise Killed
+
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            if stop == "epoch":
                 raise Killed
 
     with monkeypatch.context() as patch:
