@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_itr.losses.pairs import same_image_targets
 from keras_itr.numerics import tempered_log_softmax
 
 
@@ -35,16 +36,12 @@ def contrastive(similarity, targets=None, temperature=0.07, reduction="mean"):
     Reference: Radford et al., CLIP, ICML 2021; several positives by id as in
     the code of Huang et al., CUSA, AAAI 2024.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', received {reduction!r}.")
     log_probability = tempered_log_softmax(similarity, temperature)
     if targets is None:
         rows = -ops.diagonal(log_probability)
     else:
         rows = -ops.sum(ops.cast(targets, log_probability.dtype) * log_probability, axis=-1)
-    if reduction == "none":
-        return rows
-    return ops.mean(rows) if reduction == "mean" else ops.sum(rows)
+    return reduced(rows, reduction)
 
 
 def symmetric_contrastive(similarity, ids=None, temperature=0.07):
@@ -80,24 +77,10 @@ def symmetric_contrastive(similarity, ids=None, temperature=0.07):
     )
 
 
-def same_image_targets(ids):
-    """Targets `(B, B)` that share one unit of mass among the pairs of equal id.
-
-    Args:
-        ids: `(B,)` int, equal ids are the same image; None for "all different".
-
-    Returns:
-        float32 `(B, B)` whose rows sum to one, or None for None, which
-        `contrastive` reads as the identity.
-
-    Example:
-
-    ```python
-    same_image_targets([7, 7, 3])  # [[.5, .5, 0], [.5, .5, 0], [0, 0, 1]]
-    ```
-    """
-    if ids is None:
-        return None
-    ids = ops.convert_to_tensor(ids)
-    same = ops.cast(ops.equal(ids[:, None], ids[None, :]), "float32")
-    return same / ops.sum(same, axis=-1, keepdims=True)
+def reduced(rows, reduction):
+    """`rows` `(B,)` as a scalar by `"mean"` or `"sum"`, or as they are by `"none"`."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', received {reduction!r}.")
+    if reduction == "none":
+        return rows
+    return ops.mean(rows) if reduction == "mean" else ops.sum(rows)
