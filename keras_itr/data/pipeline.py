@@ -1,4 +1,5 @@
 import functools
+import os
 
 import numpy as np
 
@@ -113,8 +114,11 @@ class TrainingPipeline:
                 batch = augmentation(batch, keys)
             return batch
 
-        steps = tf.data.Dataset.range(first_step, last_step)
-        return steps.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        # Several batches are made at a time, each on one core: splitting the operations of one photo costs more.
+        options.threading.max_intra_op_parallelism = 1
+        steps = tf.data.Dataset.range(first_step, last_step).with_options(options)
+        return steps.map(gather, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(tf.data.AUTOTUNE)
 
     def _photos(self, images, keys):
         """Paths to encoded photos; with a crop or a smaller size, any images to converted pixels."""
