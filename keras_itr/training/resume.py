@@ -73,7 +73,7 @@ class ResumeState(keras.callbacks.Callback):
             if self.run["step"] == 0:
                 # The state at an epoch's end holds that epoch's metrics, and this batch begins another epoch.
                 self.model.reset_metrics()
-        elif self.run["step"] == 0 and keras.backend.backend() == "torch":
+        if self.run["step"] == 0 and keras.backend.backend() == "torch":
             # A data loader draws from PyTorch's generator whenever it starts; each epoch begins the same all the same.
             import torch
 
