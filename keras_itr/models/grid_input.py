@@ -1,3 +1,5 @@
+from keras import ops
+
 from keras_itr.layers import GridTower
 from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.preprocessing import RetrievalPreprocessor
@@ -45,7 +47,8 @@ def with_grid_features(model, grid_features, image_converter):
     config["plugins"] = model.plugins
     photo_model = type(model).from_config(config)
     for old_weight, weight in zip(_own(model), _own(photo_model), strict=True):
-        weight.assign(old_weight)
+        # By value: two variables must not share a buffer, which JAX donates to the step that updates one of them.
+        weight.assign(ops.convert_to_numpy(old_weight))
     photo_model.missing_weights = model.missing_weights
     return photo_model
 
