@@ -2,6 +2,7 @@ from keras_itr.data.augmentation import RandomFlip as RandomFlip
 from keras_itr.data.augmentation import RandomShift as RandomShift
 from keras_itr.data.caption_extraction import extract_caption_features as extract_caption_features
 from keras_itr.data.coco_captions import load_coco_captions as load_coco_captions
+from keras_itr.data.concept_graph import ConceptGraph as ConceptGraph
 from keras_itr.data.feature_extraction import extract_features as extract_features
 from keras_itr.data.flickr_tokens import load_flickr_tokens as load_flickr_tokens
 from keras_itr.data.karpathy import load_karpathy as load_karpathy

@@ -1,6 +1,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_itr.numerics import at_least_float32
@@ -19,6 +20,11 @@ class GeneralizedPooling(keras.layers.Layer):
     Masks may have holes: only how many elements are valid, and their values,
     matter. A row without a valid element gives zeros and zero gradient.
 
+    `freeze(size)` fixes the weights for sets of up to `size` elements as a
+    constant table: the same results, and no recurrent operation in an export.
+    The table is saved and loaded with the weights. A frozen layer does not
+    train; `freeze(None)` undoes it.
+
     Args:
         position_dim: int, width of the position codes, even, default 32.
         hidden_dim: int, units of the GRU per direction, default 32.
@@ -30,6 +36,10 @@ class GeneralizedPooling(keras.layers.Layer):
 
     Returns:
         `(B, D)`, at least float32.
+
+    Raises:
+        ValueError: for an odd `position_dim`, or for sets larger than a frozen
+            layer was frozen for.
 
     Example:
 
@@ -65,6 +75,7 @@ class GeneralizedPooling(keras.layers.Layer):
         )
         self.recurrence.build((None, None, position_dim))
         self.score.build((None, None, hidden_dim))
+        self.frozen_table = None
         self.supports_masking = True
         self.built = True
 
@@ -87,8 +98,25 @@ class GeneralizedPooling(keras.layers.Layer):
         counts = ops.cast(ops.convert_to_tensor(counts), "int32")
         return self._rows(counts, int(ops.convert_to_numpy(ops.max(counts))))
 
+    def freeze(self, size):
+        """Fix the weights for sets of up to `size` elements, outside of any compiled function; None undoes it."""
+        self.frozen_table = None if size is None else ops.convert_to_numpy(self._table(size))
+
+    def save_own_variables(self, store):
+        if self.frozen_table is not None:
+            store["frozen_table"] = self.frozen_table
+
+    def load_own_variables(self, store):
+        # New weights without a table leave no old one behind.
+        self.frozen_table = np.array(store["frozen_table"]) if "frozen_table" in store else None
+
     def _rows(self, counts, size):
-        return ops.take(self._table(size), counts, axis=0)
+        if self.frozen_table is None:
+            return ops.take(self._table(size), counts, axis=0)
+        largest = self.frozen_table.shape[1]
+        if isinstance(size, int) and size > largest:
+            raise ValueError(f"{self.name} was frozen for sets of up to {largest}, received {size}; freeze({size}).")
+        return ops.take(ops.convert_to_tensor(self.frozen_table), counts, axis=0)[:, :size]
 
     def _table(self, size):
         """The weights for every count `0 .. size`, as rows `(size + 1, size)`."""

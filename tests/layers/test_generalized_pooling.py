@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from support import draw, gradients, load_fixture
 
-from keras_itr.layers import GeneralizedPooling
+from keras_itr.layers import GeneralizedPooling, RegionTower
 
 
 def assign(layer, case, prefix="keras_"):
@@ -84,3 +84,70 @@ def test_config_round_trip_and_odd_width():
     assert GeneralizedPooling.from_config(config).get_config() == config
     with pytest.raises(ValueError, match="even"):
         GeneralizedPooling(position_dim=5)
+
+
+@pytest.mark.parametrize("name", ["gpo_07_zero_length"])
+def test_frozen_equals_unfrozen(name):
+    case, description = load_fixture("gpo", name)
+    layer = GeneralizedPooling(*[description["settings"][key] for key in ("position_dim", "hidden_dim", "temperature")])
+    assign(layer, case)
+    features, mask = case["features"], case["mask"].astype(bool)
+    live, short = (keras.ops.convert_to_numpy(layer(features[:, :n], mask[:, :n])) for n in (features.shape[1], 3))
+    layer.freeze(features.shape[1])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(features, mask)), live)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(features[:, :3], mask[:, :3])), short, atol=1e-6)
+    layer.freeze(20)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(features, mask)), live, atol=1e-6)
+    _, grads = gradients(lambda x: keras.ops.sum(layer(x, mask) * keras.ops.convert_to_tensor(case["cotangent"])),
+                         [features], [layer.score.kernel])  # fmt: skip
+    if "grad_features" in case:
+        np.testing.assert_allclose(grads[0], case["grad_features"], rtol=1e-4, atol=1e-5)
+    assert not grads[1].any()
+
+
+def test_a_frozen_layer_reads_no_weight_until_it_thaws():
+    layer = GeneralizedPooling(4, 4)
+    features = draw(2, 5, 3)
+    live = keras.ops.convert_to_numpy(layer(features))
+    layer.freeze(5)
+    for weight in layer.weights:
+        weight.assign(weight + np.float32(np.nan))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(features)), live)
+    with pytest.raises(ValueError, match=r"frozen for sets of up to 5, received 6; freeze\(6\)"):
+        layer(draw(2, 6, 3))
+    layer.freeze(None)
+    assert np.isnan(keras.ops.convert_to_numpy(layer(features))).any()
+
+
+def test_the_table_is_saved_with_the_weights(tmp_path):
+    towers = [RegionTower(6, 4) for _ in range(2)]
+    features = draw(2, 5, 4)
+    towers[0].pooling_layer.freeze(5)
+    keras.saving.save_weights(towers[0], tmp_path / "frozen.weights.h5")
+    keras.saving.load_weights(towers[1], tmp_path / "frozen.weights.h5")
+    assert towers[1].pooling_layer.frozen_table.shape == (6, 5)
+    np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(tower.pooling_layer(features)) for tower in towers])
+    towers[0].pooling_layer.freeze(None)
+    keras.saving.save_weights(towers[0], tmp_path / "live.weights.h5")
+    keras.saving.load_weights(towers[1], tmp_path / "live.weights.h5")
+    assert towers[1].pooling_layer.frozen_table is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a graph of TensorFlow")
+def test_no_recurrent_operation_in_a_frozen_graph():
+    import tensorflow as tf
+
+    layer = GeneralizedPooling(4, 4)
+
+    def operations():
+        specs = tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), "bool")
+        function = tf.function(lambda features, mask: layer(features, mask)).get_concrete_function(*specs)
+        return function, {operation.type for operation in function.graph.get_operations()}
+
+    features, mask = draw(2, 4, 3), np.array([[1, 0, 1, 1], [0, 0, 0, 0]], bool)
+    live, kinds = operations()
+    assert {kind for kind in kinds if "While" in kind}
+    layer.freeze(9)
+    frozen, kinds = operations()
+    assert not {kind for kind in kinds if "While" in kind or "RNN" in kind or "ReadVariable" in kind}, kinds
+    np.testing.assert_allclose(*[f(tf.constant(features), tf.constant(mask)) for f in (live, frozen)], atol=1e-6)
