@@ -85,13 +85,19 @@ def extract_features(
     options = {"batch_size": batch_size, "dtype": dtype, "verbose": verbose}
     if not fits:
         return write_rows(output, paths, names, encode, {**settings, "pca": pca and _digest(pca)}, **options)
-    finished = finished_rows(output, names, {**settings, "pca": pca}, batch_size, dtype)
-    return _with_pca(output, paths, names, encode, settings, pca, options) if finished is None else finished
+    raw = output.with_name(f"{output.stem}_raw.npy")
+    rows = finished_rows(output, names, {**settings, "pca": pca}, batch_size, dtype)
+    if rows is None:
+        rows = _with_pca(output, raw, paths, names, encode, settings, pca, options)
+    # Also what a kill just before this line left.
+    for path in (raw, raw.with_suffix(".json"), raw.with_name(f"{raw.stem}_ids.txt")):
+        path.unlink(missing_ok=True)
+    return rows
 
 
-def _with_pca(output, paths, names, encode, settings, dim, options):
-    """Rows at their full width, a PCA of them, and the projected rows; the first are removed at the end."""
-    raw, pca_file = output.with_name(f"{output.stem}_raw.npy"), output.with_name(f"{output.stem}_pca.npz")
+def _with_pca(output, raw, paths, names, encode, settings, dim, options):
+    """Rows at their full width in `raw`, a PCA of them, and the projected rows in `output`."""
+    pca_file = output.with_name(f"{output.stem}_pca.npz")
     rows = write_rows(raw, paths, names, encode, settings, **options)
     fit_pca(rows, dim, pca_file)
     with np.load(pca_file, allow_pickle=False) as stored:
@@ -100,10 +106,7 @@ def _with_pca(output, paths, names, encode, settings, dim, options):
     def project(batch):
         return (np.asarray(batch, "float32") - mean) @ components
 
-    projected = write_rows(output, rows, names, project, {**settings, "pca": dim}, **options)
-    for path in (raw, raw.with_suffix(".json"), raw.with_name(f"{raw.stem}_ids.txt")):
-        path.unlink()
-    return projected
+    return write_rows(output, rows, names, project, {**settings, "pca": dim}, **options)
 
 
 def _encoder(features, pooled, interpolation, crop_to_aspect_ratio):

@@ -94,7 +94,7 @@ def _read(preset):
             _require_network(preset.removeprefix(_HUGGING_FACE))
         clip = cls.from_preset(preset, dtype="float32")
     except Exception as error:
-        # Each hub and each file format has exceptions of its own; the first line says what is wrong.
+        # Each hub and each file format has exceptions of its own.
         done = "read" if os.path.isdir(preset) else "fetched"
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         message = f"initial weights {preset!r} could not be {done} ({reason}); {_LOCAL}."

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_itr.data import extract_caption_features, extract_features, load_karpathy
-from keras_itr.data.extraction import fit_pca, write_rows
+from keras_itr.data.extraction import finished_rows, fit_pca, write_rows
 from keras_itr.data.feature_extraction import read_annotations
 from keras_itr.data.features import read_features
 from keras_itr.files import written_whole
@@ -80,6 +81,28 @@ def test_what_is_done_stays_and_other_settings_start_anew(tmp_path):
     encode = dying(6)
     write_rows(path, ITEMS, NAMES, encode, {"kind": 3}, batch_size=2)
     assert sum(encode.calls) == 11
+
+
+@pytest.mark.parametrize("replaced", ["x_ids.txt", "x.json", "x.npy"])
+def test_a_kill_at_the_end_leaves_no_rows_under_the_settings_of_others(replaced, tmp_path, monkeypatch):
+    """Killed just before one of the last three files takes its place, where rows of other settings stood before."""
+    path, replace = tmp_path / "x.npy", os.replace
+    write_rows(path, ITEMS, NAMES, lengths, {"kind": 1})
+
+    def kill(source, target):
+        if str(target) == str(tmp_path / replaced):
+            raise Killed
+        replace(source, target)
+
+    doubled = lambda batch: 2 * lengths(batch)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(Killed):
+            write_rows(path, ITEMS, NAMES, doubled, {"kind": 2})
+    assert finished_rows(path, NAMES, {"kind": 1}) is None and finished_rows(path, NAMES, {"kind": 2}) is None
+    rows = write_rows(path, ITEMS, NAMES, dying(0), {"kind": 2})  # nothing is left to encode
+    np.testing.assert_array_equal(rows[:, 0, 1], 2 * np.arange(11))
+    assert set(files(tmp_path)) == {"x.npy", "x.json", "x_ids.txt"}
 
 
 @pytest.mark.parametrize(
@@ -192,8 +215,11 @@ def test_a_pca_is_fitted_on_one_split_and_used_on_the_other(photos, weights):
     left = {path.name for path in photos.iterdir() if path.name.startswith("train")}
     assert left == {"train.npy", "train.json", "train_ids.txt", "train_pca.npz"}
     before = (photos / "train.npy").stat().st_mtime_ns
+    # What a kill after the last rows would leave goes with the next call.
+    (photos / "train_raw.npy").write_bytes(b"gigabytes")
     extract_features(photos / "dataset.json", photos / "train.npy", split="train", pca=4, **options)
     assert (photos / "train.npy").stat().st_mtime_ns == before
+    assert not (photos / "train_raw.npy").exists()
     pca = str(photos / "train_pca.npz")
     again = extract_features(photos / "dataset.json", photos / "again.npy", split="train", pca=pca, **options)
     np.testing.assert_allclose(again.astype("float32"), train.astype("float32"), rtol=0.02, atol=0.02)
