@@ -2,6 +2,7 @@ from keras_itr.data.augmentation import RandomFlip as RandomFlip
 from keras_itr.data.augmentation import RandomShift as RandomShift
 from keras_itr.data.caption_extraction import extract_caption_features as extract_caption_features
 from keras_itr.data.coco_captions import load_coco_captions as load_coco_captions
+from keras_itr.data.concept_building import build_concept_graph as build_concept_graph
 from keras_itr.data.concept_graph import ConceptGraph as ConceptGraph
 from keras_itr.data.feature_extraction import extract_features as extract_features
 from keras_itr.data.flickr_tokens import load_flickr_tokens as load_flickr_tokens
@@ -13,4 +14,6 @@ from keras_itr.data.pipeline import TrainingPipeline as TrainingPipeline
 from keras_itr.data.precomputed import load_precomputed as load_precomputed
 from keras_itr.data.shapes import graded_relevance as graded_relevance
 from keras_itr.data.shapes import load_shapes as load_shapes
+from keras_itr.data.size_augmentation import RegionDropout as RegionDropout
+from keras_itr.data.size_augmentation import WordDropout as WordDropout
 from keras_itr.data.table import RetrievalTable as RetrievalTable

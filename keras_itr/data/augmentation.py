@@ -1,3 +1,39 @@
+from keras_itr.data.hashing import hash64
+
+
+def draw_per_example(keys, stream, shape):
+    """Uniform draws in [0, 1) for every example, as functions of its key alone.
+
+    Args:
+        keys: `(B, 2)` int64, one pair per example.
+        stream: string that names the draws: streams are independent of each
+            other, and of what is drawn with the keys themselves.
+        shape: tuple of ints, the draws of one example.
+
+    Returns:
+        float64 TF tensor `(B, *shape)`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.data.augmentation import draw_per_example
+
+    draw_per_example(np.array([[5, 7]], "int64"), "dice", (3,)).shape  # (1, 3)
+    ```
+
+    Our choice.
+    """
+    import tensorflow as tf
+
+    keys = tf.bitwise.bitwise_xor(keys, int(hash64(stream).view("int64")))
+    return tf.map_fn(
+        lambda key: tf.random.stateless_uniform(shape, key, dtype=tf.float64, alg="philox"),
+        keys,
+        fn_output_signature=tf.TensorSpec(shape, tf.float64),
+    )
+
+
 class RandomShift:
     """Shift images by a few pixels, keyed per example; the border is repeated.
 
@@ -21,6 +57,8 @@ class RandomShift:
 
     Our choice.
     """
+
+    changes = ("images",)
 
     def __init__(self, pixels=4):
         self.pixels = pixels
@@ -64,6 +102,8 @@ class RandomFlip:
 
     Our choice.
     """
+
+    changes = ("images",)
 
     def __call__(self, batch, keys):
         import tensorflow as tf

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_itr.data.concept_summary import as_text, describe
 from keras_itr.data.concept_words import choose_concepts, count_concepts, words_of
 from keras_itr.data.messages import choose
 from keras_itr.data.missing_data import require_files
@@ -70,6 +71,7 @@ class ConceptGraph:
         seed=0,
         concepts=None,
         cleaning="words",
+        verbose=False,
     ):
         """The graph of the most frequent content words of captions.
 
@@ -86,6 +88,7 @@ class ConceptGraph:
             seed: int, for words that the file lacks.
             concepts: list of words, in place of any choice.
             cleaning: style of `clean_caption`, default `"words"`.
+            verbose: bool, progress bars on work over two seconds, default False.
 
         Returns:
             A `ConceptGraph`, the same for the same arguments.
@@ -94,19 +97,28 @@ class ConceptGraph:
             ValueError: if there is no caption or no content word, if the quotas do
                 not make `num_concepts`, or for a faulty file.
         """
-        word_sets = list(words_of(captions, cleaning))
+        word_sets = list(words_of(captions, cleaning, verbose))
         classes = None
         if concepts is None:
             concepts, classes = choose_concepts(word_sets, num_concepts, quotas, pos_fn)
         if not word_sets or not len(concepts):
             raise ValueError(f"{len(word_sets)} captions with {len(concepts)} concepts make no graph.")
-        counts, cooccurrence = count_concepts(word_sets, concepts)
+        counts, cooccurrence = count_concepts(word_sets, concepts, verbose)
         if embeddings == "ppmi_svd":
             vectors = ppmi_vectors(counts, cooccurrence, len(word_sets), embedding_dim)
         else:
             vectors = read_word_vectors(embeddings, concepts, seed)
         settings = {"captions": len(word_sets), "cleaning": cleaning, "embeddings": source_name(embeddings)}
         return cls(concepts, counts, cooccurrence, vectors, classes, {**settings, "seed": seed})
+
+    @property
+    def num_edges(self):
+        """int, edges of the default propagation: ordered pairs of two concepts that it links."""
+        return int(np.count_nonzero(self.adjacency())) - len(self.concepts)
+
+    def conditional(self):
+        """`P_ij = A_ij / N_i` `(K, K)`: the share of the captions with concept i that hold j too; diagonal 0."""
+        return self.cooccurrence / np.maximum(self.counts, 1)[:, None]
 
     def adjacency(self, mode="complex", scale=5.0, shift=0.02, threshold=0.3, neighbour_weight=0.25):
         """The weighted edges B `(K, K)`, row i: how strongly concept i calls for j, itself included.
@@ -121,8 +133,7 @@ class ConceptGraph:
         """
         if mode not in _MODES:
             raise ValueError(f"unknown mode {mode!r}: {choose('modes', mode, _MODES)}")
-        counts = np.maximum(self.counts, 1)[:, None]
-        strength = self.cooccurrence / counts
+        strength = self.conditional()
         if mode != "binary":
             strength = scale ** (strength - shift) - scale**-shift
         if mode != "scale":
@@ -148,6 +159,21 @@ class ConceptGraph:
             np.savez(
                 file, **{name: np.asarray(value) for name, value in arrays.items()}, propagation=self.propagation()
             )
+
+    def summary(self):
+        """The sizes in one line, such as `"30,000 captions, 300 concepts, 745 edges"`."""
+        counts = {"concepts": len(self.concepts), "edges": self.num_edges}
+        counts = {"captions": self.settings["captions"], **counts} if "captions" in self.settings else counts
+        return ", ".join(f"{number:,} {name}" for name, number in counts.items())
+
+    def save_summary(self, path, neighbours=5):
+        """Write the graph as JSON for people; equal graphs give equal files.
+
+        Settings, the number of edges, and a line for every concept: its class, its
+        count, and the `neighbours` that it calls for most, with their `P(j|i)`.
+        """
+        with written_whole(path) as aside:
+            aside.write_text(as_text(describe(self, neighbours)), encoding="utf-8")
 
     @classmethod
     def load(cls, path):

@@ -1,11 +1,13 @@
 """Which words of the captions are concepts, and how often they stand together."""
 
+import sys
 from collections import Counter
 
 import numpy as np
 
 from keras_itr.data.messages import choose
 from keras_itr.preprocessing import clean_caption
+from keras_itr.progress import SlowBar
 
 CLASSES = ("object", "property", "motion")
 _AT_ONCE = 10_000
@@ -24,12 +26,15 @@ _STOP_WORDS = """
     """
 
 
-def words_of(captions, cleaning):
+def words_of(captions, cleaning, verbose=False):
     """The set of words of every caption, cut as `WordTokenizer` cuts them."""
     captions = [str(caption) for caption in captions]
+    bar = SlowBar(len(captions), verbose)
     for start in range(0, len(captions), _AT_ONCE):
         for cleaned in clean_caption(captions[start : start + _AT_ONCE], cleaning):
-            yield set(cleaned.split())
+            # One object per word, not per occurrence: COCO has six million of them.
+            yield set(map(sys.intern, cleaned.split()))
+        bar.update(min(start + _AT_ONCE, len(captions)))
 
 
 def choose_concepts(word_sets, num_concepts, quotas, pos_fn):
@@ -55,7 +60,7 @@ def choose_concepts(word_sets, num_concepts, quotas, pos_fn):
         stop_words = set(_STOP_WORDS.split())
         chosen = [word for word in ranked if word not in stop_words and not word.isnumeric()][:num_concepts]
         return chosen, [""] * len(chosen)
-    if sum(quotas) != num_concepts or len(quotas) != len(CLASSES):
+    if sum(quotas) != num_concepts or len(quotas) != len(CLASSES) or min(quotas) < 0:
         raise ValueError(f"quotas must be three numbers that make num_concepts {num_concepts}, received {quotas}.")
     class_of = {word: pos_fn(word) for word in ranked}
     unknown = {str(name) for name in class_of.values() if name is not None} - set(CLASSES)
@@ -68,7 +73,7 @@ def choose_concepts(word_sets, num_concepts, quotas, pos_fn):
     return [word for group in groups for word in group], classes
 
 
-def count_concepts(word_sets, concepts):
+def count_concepts(word_sets, concepts, verbose=False):
     """How many captions hold each concept, and each pair of two.
 
     A concept counts once per caption.
@@ -76,19 +81,23 @@ def count_concepts(word_sets, concepts):
     Args:
         word_sets: list of sets of words, one per caption.
         concepts: list of K words.
+        verbose: bool, a progress bar on work over two seconds.
 
     Returns:
         counts `(K,)` and cooccurrence `(K, K)`, int64, symmetric, diagonal 0.
     """
     column = {concept: index for index, concept in enumerate(concepts)}
-    together = np.zeros((len(concepts), len(concepts)))
+    together = np.zeros((len(concepts), len(concepts)), "int64")
+    bar = SlowBar(len(word_sets), verbose)
     for start in range(0, len(word_sets), _AT_ONCE):
         chunk = word_sets[start : start + _AT_ONCE]
-        present = np.zeros((len(chunk), len(concepts)))
-        for row, words in enumerate(chunk):
-            present[row, [column[word] for word in words if word in column]] = 1
-        together += present.T @ present
-    together = together.astype("int64")
+        found = [(row, column[word]) for row, words in enumerate(chunk) for word in words if word in column]
+        rows, columns = np.array(found, "int64").reshape(-1, 2).T
+        # Exact: float32 holds every whole number up to 16 million, and a chunk counts far less.
+        present = np.zeros((len(chunk), len(concepts)), "float32")
+        present[rows, columns] = 1
+        together += (present.T @ present).astype("int64")
+        bar.update(start + len(chunk))
     counts = np.diag(together).copy()
     np.fill_diagonal(together, 0)
     return counts, together

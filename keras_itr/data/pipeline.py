@@ -28,19 +28,23 @@ class TrainingPipeline:
             (default) shows every caption once per epoch.
         augmentations: callables `(batch, keys) -> batch`, applied after the
             preprocessor; `keys` `(B, 2)` int64 seeds stateless random ops per
-            example.
+            example. `changes`, a tuple of keys, says what it changes.
         random_crop: pair of floats, or None (default): train on a random window
             with a share of the photo's area between the two, stretched to the
             model's size (see `preprocessing.images.random_window`).
         shorter_side: int, or None (default): larger photos are shrunk to this
             shorter side first, as in `prepare_photos`.
+        second_view: bool, default False: for every key that the crop or an
+            augmentation changes, a batch also has `<key>_view2`, made from the
+            same example with other random draws. The first views stay the same.
 
     Broken photos are found by `prepare_photos` beforehand; here one is an error
     of TensorFlow's that does not name its file.
 
     Raises:
         ValueError: if the table does not fill one batch, or if photos are to be
-            cropped or shrunk and the preprocessor has no image converter.
+            cropped or shrunk and the preprocessor has no image converter, or if
+            nothing changes a second view.
 
     Example:
 
@@ -63,6 +67,7 @@ class TrainingPipeline:
         augmentations=(),
         random_crop=None,
         shorter_side=None,
+        second_view=False,
     ):
         self.table = table
         self.batch_size = batch_size
@@ -72,6 +77,13 @@ class TrainingPipeline:
         self.augmentations = tuple(augmentations)
         self.random_crop = random_crop
         self.shorter_side = shorter_side
+        self.second_view = second_view
+        self._crops = bool(random_crop) and "images" in table.image_columns
+        if second_view and not self._changes():
+            raise ValueError(
+                "second_view: nothing makes it differ from the first; add random_crop or an augmentation, such as "
+                "RegionDropout or WordDropout."
+            )
         if (random_crop or shorter_side) and not getattr(preprocessor, "image_converter", None):
             raise ValueError("random_crop and shorter_side need a preprocessor with an image converter.")
         self.steps_per_epoch = len(self._drawn(0)) // batch_size
@@ -105,20 +117,40 @@ class TrainingPipeline:
             tensors = tf.numpy_function(lambda at: list(self.rows(int(at)).values()), [step], types, stateful=False)
             for name, tensor in zip(names, tensors, strict=True):
                 tensor.set_shape(first[name].shape)
-            batch = dict(zip(names, tensors, strict=True))
-            keys = batch.pop("example_key")
-            if "images" in batch:
-                batch["images"] = self._photos(batch["images"], keys)
-            batch = batch if self.preprocessor is None else self.preprocessor(batch)
-            for augmentation in self.augmentations:
-                batch = augmentation(batch, keys)
-            return batch
+            return self._views(dict(zip(names, tensors, strict=True)))
 
         options = tf.data.Options()
         # Several batches are made at a time, each on one core: splitting the operations of one photo costs more.
         options.threading.max_intra_op_parallelism = 1
         steps = tf.data.Dataset.range(first_step, last_step).with_options(options)
         return steps.map(gather, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _views(self, rows):
+        """Raw rows to model inputs: the first view, and what differs in the second."""
+        keys, second_keys = rows.pop("example_key"), rows.pop("second_example_key", None)
+        prepared = self._prepare(rows, keys)
+        batch = self._augment(prepared, keys)
+        if self.second_view:
+            # Of the preparation the crop alone is random: the rest, such as tokenizing, is done once.
+            photos = self._prepare({"images": rows["images"]}, second_keys) if self._crops else {}
+            second = self._augment({**prepared, **photos}, second_keys)
+            batch = {**batch, **{f"{key}_view2": second[key] for key in self._changes()}}
+        return batch
+
+    def _prepare(self, rows, keys):
+        if "images" in rows:
+            rows = {**rows, "images": self._photos(rows["images"], keys)}
+        return rows if self.preprocessor is None else self.preprocessor(rows)
+
+    def _augment(self, batch, keys):
+        for augmentation in self.augmentations:
+            batch = augmentation(batch, keys)
+        return batch
+
+    def _changes(self):
+        """The keys that differ between two views."""
+        changes = [key for augmentation in self.augmentations for key in getattr(augmentation, "changes", ())]
+        return dict.fromkeys(["images", *changes] if self._crops else changes)
 
     def _photos(self, images, keys):
         """Paths to encoded photos; with a crop or a smaller size, any images to converted pixels."""
@@ -150,9 +182,15 @@ class TrainingPipeline:
         batch = {name: _rows(column, images) for name, column in self.table.image_columns.items()}
         batch.update({name: _rows(column, captions) for name, column in self.table.caption_columns.items()})
         batch["image_id"] = np.asarray(self.table.image_ids[images], "int32")
-        keys = hash64(self.seed, "augmentation", epoch, captions)
-        batch["example_key"] = np.stack([keys, captions.astype("uint64")], axis=1).view("int64")
+        batch["example_key"] = self._keys("augmentation", epoch, captions)
+        if self.second_view:
+            batch["second_example_key"] = self._keys("second view", epoch, captions)
         return batch
+
+    def _keys(self, stream, epoch, captions):
+        """int64 `(B, 2)`, the seeds of the examples' random draws."""
+        keys = hash64(self.seed, stream, epoch, captions)
+        return np.stack([keys, captions.astype("uint64")], axis=1).view("int64")
 
     def _order(self, epoch):
         drawn = self._drawn(epoch)

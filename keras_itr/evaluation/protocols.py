@@ -4,13 +4,15 @@ import functools
 import numpy as np
 
 from keras_itr.evaluation.blocks import embedding_ranks
+from keras_itr.evaluation.two_stage import two_stage_recall
 from keras_itr.metrics.chance import chance_hit_rate
 from keras_itr.metrics.recall import recall_from_ranks, two_way_ranks
+from keras_itr.search.reranking import shortlist_scores
 
 CUTOFFS = (1, 5, 10)
 
 
-def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbose=True):
+def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbose=True, rerank=False):
     """Evaluate a retriever on a table by one of the field's protocols.
 
     Images and captions are embedded once each and ranked in blocks: the
@@ -32,9 +34,14 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
         block_size: int, images and captions of one block of scores. Defaults
             to 1024.
         verbose: bool, whether to show progress bars. Defaults to True.
+        rerank: bool, whether a model with a second stage is evaluated with it
+            too, its shortlists being `model.rerank_top_k` long: a score matrix is
+            built then, and most of the time goes there. Defaults to False.
 
     Returns:
-        flat dict of floats: the values of `metrics.recall_at_k`. Where the table
+        flat dict of floats: the values of `metrics.recall_at_k`. With `rerank`
+        also those of `two_stage_recall`, `reranked_i2t_r1 ... reranked_rsum`, and
+        the shortlists' recall, their ceiling. Where the table
         knows every true caption (`relevance`), also
         `checked_i2t_r1 ... checked_t2i_r10`, `checked_rsum` and the checked
         median ranks, for which every true caption or scene is a hit, and the
@@ -59,7 +66,8 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
     the five folds. Checked values and chance levels are our choice.
     """
     check_protocol(protocol)
-    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose)
+    rerank = rerank and getattr(model, "second_stage", False)
+    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose, rerank)
 
 
 def check_protocol(protocol):
@@ -71,7 +79,7 @@ def check_protocol(protocol):
         )
 
 
-def _recall(model, data, batch_size, block_size, verbose, folds):
+def _recall(model, data, batch_size, block_size, verbose, rerank, folds):
     """Mean over contiguous folds of the images."""
     size = _fold_size(data, folds)
     truth = _checked_truth(data)
@@ -83,11 +91,14 @@ def _recall(model, data, batch_size, block_size, verbose, folds):
         owner = data.caption_to_image - start
         captions = np.flatnonzero((owner >= 0) & (owner < size))
         rank = scorer.ranker(images, captions)
-        results.append(_fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions]))
+        metrics = _fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions])
+        if rerank:
+            metrics.update(scorer.reranked(images, captions, owner[captions]))
+        results.append(metrics)
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
 
-# Every protocol is a function of (model, data, batch_size, block_size, verbose).
+# Every protocol is a function of (model, data, batch_size, block_size, verbose, rerank).
 PROTOCOLS = {
     "full": functools.partial(_recall, folds=1),
     "f30k": functools.partial(_recall, folds=1),
@@ -125,10 +136,10 @@ class _DotProduct:
     """Ranks from embeddings, each side embedded once for all folds."""
 
     def __init__(self, model, data, batch_size, block_size, verbose):
-        images, captions = _model_inputs(data)
+        self.model, self.block_size, self.verbose = model, block_size, verbose
+        self.image_inputs, self.caption_inputs = images, captions = _model_inputs(data)
         self.images = model.embed_images(images, batch_size=batch_size, verbose=verbose)
         self.texts = model.embed_texts(captions, batch_size=batch_size, verbose=verbose)
-        self.block_size = block_size
         for side, rows, expected in (
             ("images", len(self.images), data.num_images),
             ("texts", len(self.texts), data.num_captions),
@@ -139,6 +150,14 @@ class _DotProduct:
     def ranker(self, images, captions):
         images, texts = self.images[images], self.texts[captions]
         return lambda positives: embedding_ranks(images, texts, positives, self.block_size)
+
+    def reranked(self, images, captions, owner):
+        """Recalls after the model's second stage."""
+        coarse, k = self.images[images] @ self.texts[captions].T, self.model.rerank_top_k
+        photos = {name: column[images] for name, column in self.image_inputs.items()}
+        texts = {name: np.asarray(column)[captions] for name, column in self.caption_inputs.items()}
+        fine = shortlist_scores(self.model, photos, texts, coarse, k, verbose=self.verbose)
+        return {f"reranked_{name}": value for name, value in two_stage_recall(coarse, fine, owner, k, k).items()}
 
 
 class _Scored:

@@ -1,3 +1,4 @@
+from keras_itr.layers.bert_text_tower import BertTextTower as BertTextTower
 from keras_itr.layers.clamped_temperature import ClampedTemperature as ClampedTemperature
 from keras_itr.layers.clip_text_tower import CLIPTextTower as CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower as CLIPVisionTower
@@ -18,6 +19,7 @@ from keras_itr.layers.recurrent_text_tower import RecurrentTextTower as Recurren
 from keras_itr.layers.region_tower import RegionTower as RegionTower
 from keras_itr.layers.sentence_feature_tower import SentenceFeatureTower as SentenceFeatureTower
 from keras_itr.layers.tower import Tower as Tower
+from keras_itr.layers.training_scalar import TrainingScalar as TrainingScalar
 from keras_itr.layers.transformer_text_tower import TransformerTextTower as TransformerTextTower
 from keras_itr.layers.universal_head import UniversalHead as UniversalHead
 from keras_itr.layers.vision_transformer_tower import VisionTransformerTower as VisionTransformerTower

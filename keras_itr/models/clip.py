@@ -2,12 +2,11 @@ import keras
 
 from keras_itr.layers import ClampedTemperature
 from keras_itr.losses import symmetric_contrastive
-from keras_itr.models.retriever import ImageTextRetriever
-from keras_itr.numerics import unit_rows
+from keras_itr.models.joint_embedding import JointEmbeddingRetriever
 
 
 @keras.saving.register_keras_serializable(package="keras_itr")
-class CLIP(ImageTextRetriever):
+class CLIP(JointEmbeddingRetriever):
     """Contrastive fine-tuning of a dual encoder, the baseline of the others.
 
     Unit embeddings, their dot product as similarity, and the symmetric
@@ -59,42 +58,22 @@ class CLIP(ImageTextRetriever):
         plugins=(),
         **kwargs,
     ):
-        super().__init__(backbone, preprocessor=preprocessor, **kwargs)
+        super().__init__(backbone, embedding_dim, preprocessor, **kwargs)
         # Layers.
         self.tau = ClampedTemperature(*temperature, trainable=trainable_temperature, name="tau")
-        project = embedding_dim not in (None, backbone.embedding_dim)
-        self.image_projection = self._projection(embedding_dim, "image_projection") if project else None
-        self.text_projection = self._projection(embedding_dim, "text_projection") if project else None
         # Configuration.
-        self.embedding_dim = embedding_dim or backbone.embedding_dim
         self.temperature = tuple(temperature)
         self.trainable_temperature = trainable_temperature
         self.declare_terms({"itc": 1.0}, monitors=("tau",), plugins=plugins)
-
-    def encode_images(self, inputs, training=False):
-        return self._embed(self.backbone.encode_images(inputs, training=training), self.image_projection)
-
-    def encode_texts(self, inputs, training=False):
-        return self._embed(self.backbone.encode_texts(inputs, training=training), self.text_projection)
 
     def objectives(self, image_features, text_features, inputs, training=False):
         similarity = self.similarity(image_features, text_features)
         tau = self.tau()
         return {"itc": symmetric_contrastive(similarity, inputs.get("image_id"), tau), "tau": tau}
 
-    def _embed(self, features, projection):
-        vector = features["global"] if projection is None else projection(features["global"])
-        return {"embedding": unit_rows(vector), "global": vector}
-
-    def _projection(self, width, name):
-        projection = keras.layers.Dense(width, use_bias=False, name=name)
-        projection.build((None, self.backbone.embedding_dim))
-        return projection
-
     def get_config(self):
         return {
             **super().get_config(),
-            "embedding_dim": self.embedding_dim,
             "temperature": self.temperature,
             "trainable_temperature": self.trainable_temperature,
         }

@@ -13,7 +13,7 @@ RAW_KEYS = {"image": "images", "text": "text"}
 COMPANIONS = {"image": ("region_mask", "region_boxes", "image_global"), "text": ("padding_mask",)}
 
 
-def run_encoder(retriever, side, what, x, batch_size, verbose):
+def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
     """Encode `x` batch by batch.
 
     Args:
@@ -62,6 +62,36 @@ def score_blocks(retriever, image, text, block_size):
     return np.concatenate(rows, axis=0)
 
 
+def score_pairs(retriever, image, text, pairs, batch_size, verbose):
+    """The `(P,)` second-stage scores of rows `pairs` `(P, 2)` of two dicts of NumPy features."""
+    pairs = _checked_pairs(pairs, len(image["embedding"]), len(text["embedding"]))
+    scorer = _compiled(retriever, "pair", "scores")
+    scores, bar = np.empty(len(pairs), "float32"), SlowBar(len(pairs), verbose)
+    for start in range(0, len(pairs), batch_size):
+        rows = pairs[start : start + batch_size]
+        # One shape for all batches: the last one repeats its last pair.
+        whole = rows if len(pairs) < batch_size else _fill(rows, batch_size)
+        batch = {
+            side: {key: value[whole[:, column]] for key, value in features.items()}
+            for column, (side, features) in enumerate((("image", image), ("text", text)))
+        }
+        scores[start : start + len(rows)] = np.asarray(scorer.predict_on_batch(batch)["scores"])[: len(rows)]
+        bar.update(start + len(rows))
+    return scores
+
+
+def _checked_pairs(pairs, images, texts):
+    pairs = np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(f"pairs must be int (P, 2), image row and text row, received {pairs.dtype} {pairs.shape}.")
+    if len(pairs) and (pairs.min() < 0 or (pairs.max(axis=0) >= (images, texts)).any()):
+        raise ValueError(
+            f"pairs must be rows of {images} images and {texts} texts, received {pairs.min(axis=0).tolist()} "
+            f"to {pairs.max(axis=0).tolist()}."
+        )
+    return pairs
+
+
 class _Encoder(keras.Model):
     """One compiled function of a retriever: it borrows the layers and owns nothing."""
 
@@ -76,6 +106,8 @@ class _Encoder(keras.Model):
         model = self.retriever
         if self.what == "similarity":
             return {"similarity": model.similarity(inputs["image"], inputs["text"])}
+        if self.what == "scores":
+            return {"scores": model.pair_scores(inputs["image"], inputs["text"])}
         image = self.side == "image"
         features = (model.encode_images if image else model.encode_texts)(inputs, training=False)
         if self.what == "uni_modal":

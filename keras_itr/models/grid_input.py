@@ -49,13 +49,14 @@ def with_grid_features(model, grid_features, image_converter):
     for old_weight, weight in zip(_own(model), _own(photo_model), strict=True):
         # By value: two variables must not share a buffer, which JAX donates to the step that updates one of them.
         weight.assign(ops.convert_to_numpy(old_weight))
+    for layer in photo_model.training_only_layers():
+        layer.reset()
     photo_model.missing_weights = model.missing_weights
     return photo_model
 
 
 def _own(model):
-    """The weights outside the towers, in an order that the configuration decides."""
-    towers = {
-        id(weight) for tower in (model.backbone.image_tower, model.backbone.text_tower) for weight in tower.weights
-    }
-    return [weight for weight in model.weights if id(weight) not in towers]
+    """The weights outside the towers and what only training needs, in an order that the configuration decides."""
+    parts = (model.backbone.image_tower, model.backbone.text_tower, *model.training_only_layers())
+    left_out = {id(weight) for part in parts for weight in part.weights}
+    return [weight for weight in model.weights if id(weight) not in left_out]

@@ -1,15 +1,10 @@
 """A published CLIP into a backbone of CLIP towers, as the start of a training."""
 
-import difflib
-import os
-
 from keras_itr.layers.clip_text_tower import CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower
-from keras_itr.messages import one_line
+from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
 
 _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
-_HUGGING_FACE = "hf://"
-_LOCAL = "a directory that keras_hub.models.CLIPBackbone.save_to_preset wrote will do as well"
 
 
 def load_initial_weights(backbone, preset):
@@ -43,6 +38,8 @@ def load_initial_weights(backbone, preset):
 
     Our choice; weights of Radford et al., ICML 2021, as converted by keras-hub.
     """
+    import keras_hub
+
     preset = str(preset)
     for side, cls in (("image", CLIPVisionTower), ("text", CLIPTextTower)):
         tower = getattr(backbone, f"{side}_tower")
@@ -50,61 +47,22 @@ def load_initial_weights(backbone, preset):
             raise ValueError(
                 f"initial weights {preset!r} need a {cls.__name__} as {side}_tower, received {type(tower).__name__}."
             )
-    clip = _read(preset)
+    clip = read_hub_backbone(keras_hub.models.CLIPBackbone, preset)
     sides = (
         (backbone.image_tower, clip.vision_encoder, clip.vision_projection),
         (backbone.text_tower, clip.text_encoder, clip.text_projection),
     )
     for tower, encoder, _ in sides:
-        _check_sizes(tower, encoder, clip.projection_dim, preset)
+        check_sizes(preset, tower, _sizes(tower, encoder, clip.projection_dim))
     for tower, encoder, projection in sides:
         tower.encoder.set_weights(encoder.get_weights())
         tower.projection.set_weights(projection.get_weights())
 
 
-def _check_sizes(tower, encoder, embedding_dim, preset):
+def _sizes(tower, encoder, embedding_dim):
+    """What the preset has, by the names of the tower's arguments."""
     sizes = {name: getattr(encoder, name) for name in _SHARED}
     sizes |= {"embedding_dim": embedding_dim, "activation": encoder.intermediate_activation}
     if tower.side == "image":
-        sizes |= {"image_size": tuple(encoder.image_shape[:2]), "patch_size": encoder.patch_size}
-    else:
-        sizes |= {"vocabulary_size": encoder.vocabulary_size, "sequence_length": encoder.max_sequence_length}
-    different = [
-        f"{name}: preset has {size!r}, tower has {getattr(tower, name)!r}"
-        for name, size in sizes.items()
-        if getattr(tower, name) != size
-    ]
-    if different:
-        raise ValueError(
-            f"initial weights {preset!r} do not fit {tower.side}_tower; {'; '.join(different)}. "
-            "Build the tower in the sizes of the preset."
-        )
-
-
-def _read(preset):
-    """The preset as a `keras_hub.models.CLIPBackbone`."""
-    import keras_hub
-
-    cls = keras_hub.models.CLIPBackbone
-    if "://" not in preset and preset not in cls.presets and not os.path.isdir(preset):
-        near = ", ".join(difflib.get_close_matches(preset, cls.presets, 3, cutoff=0.3) or cls.presets)
-        raise ValueError(f"no CLIP of keras-hub is called {preset!r}; the nearest: {near}; {_LOCAL}.")
-    try:
-        if preset.startswith(_HUGGING_FACE):
-            _require_network(preset.removeprefix(_HUGGING_FACE))
-        clip = cls.from_preset(preset, dtype="float32")
-    except Exception as error:
-        # Each hub and each file format has exceptions of its own.
-        done = "read" if os.path.isdir(preset) else "fetched"
-        reason = f"{type(error).__name__}: {one_line(error, 200)}"
-        message = f"initial weights {preset!r} could not be {done} ({reason}); {_LOCAL}."
-        raise ValueError(message) from error
-    return clip
-
-
-def _require_network(repository):
-    """One short request: keras-hub's own would be repeated for half a minute before it fails."""
-    import huggingface_hub
-
-    if not huggingface_hub.try_to_load_from_cache(repository, "config.json"):
-        huggingface_hub.HfApi().model_info(repository, timeout=5)
+        return {**sizes, "image_size": tuple(encoder.image_shape[:2]), "patch_size": encoder.patch_size}
+    return {**sizes, "vocabulary_size": encoder.vocabulary_size, "sequence_length": encoder.max_sequence_length}

@@ -5,7 +5,7 @@ import keras_hub
 from keras import ops
 
 from keras_itr.models.backbone import DualEncoderBackbone
-from keras_itr.models.encoding import run_encoder, score_blocks
+from keras_itr.models.encoding import run_encoder, score_blocks, score_pairs
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -23,7 +23,7 @@ for _part in (CLIPTokenizer, RetrievalImageConverter, RetrievalPreprocessor, Wor
 class ImageTextRetriever(keras_hub.models.Task):
     """The contract of every method: two encoders, a similarity, named objectives.
 
-    A method is a subclass that says four things, all in backend tensors:
+    A method is a subclass that says these things, all in backend tensors:
 
     - its layers and its terms (`declare_terms`), in the constructor;
     - `encode_images` and `encode_texts`: inputs to a dict with `"embedding"`
@@ -31,6 +31,8 @@ class ImageTextRetriever(keras_hub.models.Task):
       `"mask"`;
     - `similarity`: two such dicts to `(I, T)`, the dot product by default
       (another one sets `dot_product = False`);
+    - `pair_scores`, where there is a second stage (`second_stage = True`): the
+      slow and better score of matched rows, for pairs out of a shortlist;
     - `objectives`: a dict of named scalars. Those with a weight make up the
       loss, all of them are metrics.
 
@@ -49,6 +51,7 @@ class ImageTextRetriever(keras_hub.models.Task):
     backbone_cls = DualEncoderBackbone
     preprocessor_cls = RetrievalPreprocessor
     dot_product = True
+    second_stage = False
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         super().__init__(compile=False, **kwargs)
@@ -70,6 +73,10 @@ class ImageTextRetriever(keras_hub.models.Task):
     def similarity(self, image_features, text_features):
         """`(I, T)` similarity of two dicts of features: the dot product of their embeddings."""
         return ops.matmul(image_features["embedding"], ops.transpose(text_features["embedding"]))
+
+    def pair_scores(self, image_features, text_features):
+        """`(P,)` second-stage scores of matched rows: row `p` of one dict with row `p` of the other."""
+        raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
 
     def objectives(self, image_features, text_features, inputs, training=False):
         raise NotImplementedError(f"{type(self).__name__} must define objectives.")
@@ -152,6 +159,13 @@ class ImageTextRetriever(keras_hub.models.Task):
             return super().predict(x, *args, **kwargs)
         return keras.Model.predict(self, x, *args, **kwargs)
 
+    def image_ids(self, inputs):
+        """`"image_id"` of the inputs, for methods that tell keys of earlier batches apart by it."""
+        if "image_id" not in inputs:
+            received = ", ".join(map(repr, inputs))
+            raise ValueError(f"{type(self).__name__} needs 'image_id' in training, received {received}.")
+        return inputs["image_id"]
+
     # Use.
 
     def embed_images(self, x, cross_modal=True, batch_size=64, verbose=True):
@@ -207,11 +221,51 @@ class ImageTextRetriever(keras_hub.models.Task):
         text = run_encoder(self, "text", "features", texts, batch_size, verbose)
         return score_blocks(self, image, text, batch_size)
 
-    def rerank(self, images, texts, pairs, batch_size=256):
-        """Second-stage score of the given `(image row, text row)` pairs, where the method has one."""
-        raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+    def rerank(self, images, texts, pairs, batch_size=256, verbose=True):
+        """Second-stage score of given pairs, where the method has one.
+
+        Args:
+            images, texts: as for `embed_images` and `embed_texts`.
+            pairs: `(P, 2)` int, rows of `images` and of `texts`.
+            batch_size: int, pairs scored at a time.
+            verbose: bool, a progress bar on work over two seconds.
+
+        Returns:
+            float32 NumPy array `(P,)`.
+
+        Raises:
+            NotImplementedError: if the method has no second stage.
+            ValueError: if `pairs` has another shape or names a row that is not there.
+        """
+        if not self.second_stage:
+            raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+        image = run_encoder(self, "image", "features", images, verbose=verbose)
+        text = run_encoder(self, "text", "features", texts, verbose=verbose)
+        return score_pairs(self, image, text, pairs, batch_size, verbose)
 
     # Saving.
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        model = super().from_preset(preset, load_weights=load_weights, **kwargs)
+        for layer in model.training_only_layers():
+            layer.reset()
+        return model
+
+    def training_only_layers(self):
+        """The layers that only training needs: momentum twins, queues. A preset leaves them out."""
+        return [layer for layer in self._flatten_layers() if getattr(layer, "training_only", False)]
+
+    def save_task_weights(self, filepath):
+        keras.saving.save_weights(self, filepath, objects_to_skip=self._not_in_task_weights())
+
+    def load_task_weights(self, filepath):
+        keras.saving.load_weights(self, filepath, objects_to_skip=self._not_in_task_weights())
+
+    def _not_in_task_weights(self):
+        """Every layer of the backbone, whose file is another one, and of what only training needs."""
+        left_out = (self.backbone, *self.training_only_layers())
+        return [layer for part in left_out for layer in part._flatten_layers()]
 
     def save_to_preset(self, preset_dir, **kwargs):
         """Save configuration, weights and preprocessor to a directory, without the optimizer."""

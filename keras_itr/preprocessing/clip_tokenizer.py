@@ -2,6 +2,7 @@ import os
 import types
 
 import keras
+import numpy as np
 
 from keras_itr.preprocessing.byte_pairs import (
     WORD_END,
@@ -156,6 +157,20 @@ class CLIPTokenizer(VocabularyTokenizer):
             # Captions cannot spell the end token: there is one in a row.
             ended = tf.cumsum(tf.cast(ids == self.end_token_id, tf.int32), axis=-1, exclusive=True)
             return to_backend(ended == 0)
+
+    def begins_word(self, token_ids):
+        import tensorflow as tf
+
+        ends = np.array([token.endswith(WORD_END) or token in self.special_token_names for token in self.vocabulary])
+        # A caption that was cut may end within a word: the end token is none of its pieces.
+        first = tf.ones_like(token_ids[..., :1], tf.bool)
+        return tf.concat([first, tf.gather(ends, token_ids[..., :-1])], axis=-1) | (token_ids == self.end_token_id)
+
+    @property
+    def mask_token_id(self):
+        """Id that stands for a hidden word: the word `_`, as CLIP has neither a mask nor an unknown token (our
+        choice)."""
+        return self.token_to_id(f"_{WORD_END}")
 
     def detokenize(self, inputs):
         """Ids (L,) -> `str`, (..., L) -> nested list of `str`, up to the end token and in lower case; the spaces are

@@ -5,6 +5,7 @@ import keras_hub
 from keras_itr.preprocessing.tensors import to_backend, to_strings
 
 VOCABULARY_FILE = "vocabulary.txt"
+MASK_TOKEN = "[MASK]"
 
 
 class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
@@ -67,6 +68,19 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
         """Bool of the shape of packed ids: True for start, tokens and end, False for the padding behind them."""
         return token_ids != self.pad_token_id
 
+    def begins_word(self, token_ids):
+        """Bool of the shape of packed ids: True where a word begins, False for further pieces of one; a special token
+        is a word, and here every token. TensorFlow operations only."""
+        import tensorflow as tf
+
+        return tf.ones_like(token_ids, tf.bool)
+
+    @property
+    def mask_token_id(self):
+        """Id that stands for a hidden word: `[MASK]` if the vocabulary has it, else the unknown token (our choice)."""
+        self._require_vocabulary()
+        return self._ids.get(MASK_TOKEN, self.unknown_token_id)
+
     def _pack(self, ids):
         import tensorflow as tf
 
@@ -110,7 +124,8 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
         """Takes a list of tokens as the vocabulary, after checking it; see the class for its rules."""
         if isinstance(vocabulary, (str, bytes)):
             raise ValueError(
-                f"`vocabulary` must be a list of tokens; got {vocabulary!r}. Read a file with `load_assets(directory)`."
+                f"`vocabulary` must be a list of tokens; got {vocabulary!r}. Read a file with "
+                "`load_vocabulary(path)` or `load_assets(directory)`."
             )
         vocabulary = tuple(vocabulary)
         self._check_vocabulary(vocabulary)
@@ -165,8 +180,15 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def load_assets(self, dir_path):
         """Reads what `save_assets` wrote."""
-        with open(os.path.join(dir_path, VOCABULARY_FILE), encoding="utf-8", newline="\n") as file:
-            self.set_vocabulary(line.removesuffix("\n") for line in file)
+        self.load_vocabulary(os.path.join(dir_path, VOCABULARY_FILE))
+
+    def load_vocabulary(self, path):
+        """Reads a vocabulary from a file: UTF-8, one token a line, such as a BERT `vocab.txt`."""
+        try:
+            with open(path, encoding="utf-8", newline="\n") as file:
+                self.set_vocabulary(line.removesuffix("\n") for line in file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def get_config(self):
         # The vocabulary lives in the asset file.

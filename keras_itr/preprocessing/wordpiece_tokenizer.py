@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 
 from keras_itr.preprocessing.bert_words import character_table, split_words
 from keras_itr.preprocessing.vocabulary_tokenizer import VocabularyTokenizer
@@ -105,6 +106,12 @@ class WordPieceTokenizer(VocabularyTokenizer):
         distinct, index = tf.unique(words.values)
         pieces = self._pieces(distinct)
         return words.with_values(tf.gather(pieces, index)).merge_dims(1, 2)
+
+    def begins_word(self, token_ids):
+        import tensorflow as tf
+
+        begins = np.array([not token.startswith(_CONTINUATION) for token in self.get_vocabulary()])
+        return tf.gather(begins, token_ids)
 
     def _pieces(self, words):
         """String (W,) -> ragged int32 (W, pieces): again and again the longest piece at the front of the rest."""

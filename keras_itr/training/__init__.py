@@ -1,4 +1,6 @@
 from keras_itr.training.evaluate_preset import evaluate_preset as evaluate_preset
+from keras_itr.training.objective_warmup import HardestNegativeWarmup as HardestNegativeWarmup
+from keras_itr.training.objective_warmup import ObjectiveWarmup as ObjectiveWarmup
 from keras_itr.training.recipe import Recipe as Recipe
 from keras_itr.training.recipe import RecipeError as RecipeError
 from keras_itr.training.recipe import Registries as Registries

@@ -2,39 +2,74 @@
 
 import os
 
-from keras_itr.data import RandomFlip, RandomShift, RetrievalTable, TrainingPipeline, prepare_photos
+from keras_itr.data import (
+    ConceptGraph,
+    RandomFlip,
+    RandomShift,
+    RegionDropout,
+    RetrievalTable,
+    TrainingPipeline,
+    WordDropout,
+    prepare_photos,
+)
 from keras_itr.data.missing_data import MissingData
 from keras_itr.models import DualEncoderBackbone
 from keras_itr.models.encoding import side_columns
 from keras_itr.models.initial_weights import load_initial_weights
 from keras_itr.preprocessing import RetrievalPreprocessor
 from keras_itr.training.recipe_checks import parameters_of
+from keras_itr.training.recipe_loading import RecipeError
 
 TEACHER_TERMS = {"csa", "usa"}
-TOWER_FILES = {"weights", "pca"}
+MODEL_FILES = (
+    ("image_tower", "pca"),
+    ("image_tower", "weights"),
+    ("text_tower", "weights"),
+    ("tokenizer", "vocabulary"),
+)
 
 
-def with_tower_files(recipe, data_dir=None):
-    """The recipe with the files that its image tower reads (`weights`, `pca`) as paths, and which of them are missing.
+def with_files(recipe, data_dir=None):
+    """The recipe with the files that its model starts from as paths, and which of them are missing.
+
+    These are the `weights` and `pca` of a tower, the `vocabulary` of a tokenizer and the `graph` of a method. Weights
+    are a path if they end in `.h5` or have a `/`; other names, and handles such as `hf://...`, are left to the library
+    that knows them.
 
     Args:
         recipe: a `Recipe`.
         data_dir: folder that relative paths start from.
 
     Returns:
-        `(recipe, missing)`; `missing` is a list of one line for each file that is not there.
+        `(recipe, missing)`; `missing` is a list of one line for each file or folder that is not there.
     """
-    tower = recipe.model.image_tower
-    found, missing = {}, []
-    for key in sorted(TOWER_FILES & set(tower.arguments)):
-        value = tower.arguments[key]
-        if not isinstance(value, str) or not value.endswith((".h5", ".npz")):
-            continue  # a number, or a name that the network's library knows
-        found[key] = os.path.join(data_dir or "", value)
-        if not os.path.isfile(found[key]):
-            missing.append(f"{found[key]}: no such file; model.image_tower.{key} names it, relative to --data_dir.")
-    tower = tower.model_copy(update=found)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"image_tower": tower})}), missing
+    sections, missing = {}, []
+    for section, key in MODEL_FILES:
+        component = sections.get(section, getattr(recipe.model, section))
+        value = component and component.arguments.get(key)
+        if not _is_path(key, value):
+            continue
+        path = os.path.join(data_dir or "", value)
+        sections[section] = component.model_copy(update={key: path})
+        is_folder = key == "weights" and not value.endswith(".h5")
+        if not (os.path.isdir if is_folder else os.path.isfile)(path):
+            kind = "folder" if is_folder else "file"
+            missing.append(f"{path}: no such {kind}; model.{section}.{key} names it, relative to --data_dir.")
+    graph = recipe.model.arguments.get("graph")
+    if graph is not None:
+        path = os.path.join(data_dir or "", graph)
+        sections["arguments"] = {**recipe.model.arguments, "graph": path}
+        if not os.path.isfile(path):
+            missing.append(f"{path}: no such file; model.arguments.graph names it, relative to --data_dir.")
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=sections)}), missing
+
+
+def _is_path(key, value):
+    if not isinstance(value, str):
+        return False  # numbers, or a list of words
+    if key == "weights":
+        return value.endswith(".h5") or ("/" in value and "://" not in value)
+    return True
 
 
 def load_table(recipe, split, registries, data_dir=None, training=False, missing=()):
@@ -136,11 +171,14 @@ def build_model(recipe, table, registries):
     backbone = DualEncoderBackbone(image_tower, text_tower, model.embedding_dim)
     if model.initial_weights:
         load_initial_weights(backbone, model.initial_weights)
-    return registries.methods[model.method](
+    method, arguments = registries.methods[model.method], dict(model.arguments)
+    if "graph" in parameters_of(method):
+        arguments.setdefault("graph", ConceptGraph.from_captions(table.captions))
+    return method(
         backbone,
         preprocessor=RetrievalPreprocessor(tokenizer, converter) if tokenizer or converter else None,
         plugins=[registries.plugins[plugin.type](**plugin.arguments) for plugin in model.plugins],
-        **model.arguments,
+        **arguments,
     )
 
 
@@ -165,22 +203,46 @@ def build_pipeline(recipe, model, table):
         model.preprocessor,
         seed=recipe.run.seed,
         captions_per_image=recipe.data.captions_per_image,
-        augmentations=[
-            *([RandomShift(recipe.data.random_shift)] if recipe.data.random_shift else []),
-            *([RandomFlip()] if recipe.data.random_flip else []),
-        ],
+        augmentations=_build_augmentations(recipe.data, model),
         random_crop=recipe.data.random_crop,
         shorter_side=recipe.data.shorter_side,
+        second_view=recipe.data.second_view,
     )
+
+
+def _build_augmentations(data, model):
+    """The augmentations that a recipe's `data` section asks for."""
+    augmentations = []
+    if data.random_shift:
+        augmentations.append(RandomShift(data.random_shift))
+    if data.random_flip:
+        augmentations.append(RandomFlip())
+    if data.region_dropout:
+        if model.backbone.image_tower.input_key != "regions":
+            raise RecipeError("data.region_dropout: the image tower reads no regions; set it to 0.")
+        augmentations.append(RegionDropout(data.region_dropout))
+    if data.word_dropout:
+        tokenizer = getattr(model.preprocessor, "tokenizer", None)
+        if tokenizer is None or model.backbone.text_tower.input_key != "token_ids":
+            raise RecipeError(
+                "data.word_dropout: needs model.tokenizer and a text tower that reads its tokens; set it to 0."
+            )
+        augmentations.append(WordDropout(tokenizer, data.word_dropout))
+    return augmentations
 
 
 def _build_tokenizer(component, table, registries):
     if component is None:
         return None
     cls, arguments = registries.tokenizers[component.type], component.arguments
+    if isinstance(arguments.get("vocabulary"), str):
+        tokenizer = cls(**{**arguments, "vocabulary": None})
+        tokenizer.load_vocabulary(arguments["vocabulary"])
+        return tokenizer
     if "vocabulary" in arguments or not hasattr(cls, "from_captions"):
         return cls(**arguments)
-    return cls.from_captions(table.captions, min_count=component.min_count, max_size=component.max_size, **arguments)
+    limit = {} if component.max_size is None else {"max_size": component.max_size}
+    return cls.from_captions(table.captions, min_count=component.min_count, **limit, **arguments)
 
 
 def _build_converter(model, registries):

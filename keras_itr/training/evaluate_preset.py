@@ -39,7 +39,7 @@ def evaluate_preset(
     model = from_preset(preset, load_weights=True)
     table = load_table(recipe, split, registries, data_dir)
     table, faults = prepare_table(recipe, table, split, verbose=verbose)
-    metrics = evaluate(model, table, protocol=protocol, verbose=verbose)
+    metrics = evaluate(model, table, protocol=protocol, verbose=verbose, rerank=True)
     if faults:
         metrics["skipped_images"] = len(faults)
     if json_path:

@@ -76,6 +76,9 @@ class ModelSection(_Section):
     )
 
 
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
 class DataSection(_Section):
     """What it is trained on. Keys that are not listed here are arguments of the reader `source`."""
 
@@ -92,6 +95,13 @@ class DataSection(_Section):
         None, description="smallest and largest share of a training photo's area in a random resized crop"
     )
     random_flip: bool = Field(False, description="mirror half of the training images; not where captions say left")
+    region_dropout: _Rate = Field(0.0, description="share of the regions that a training example goes without")
+    word_dropout: _Rate = Field(
+        0.0, description="share of a training caption's words that are hidden (5 of 10), swapped (1) or deleted (4)"
+    )
+    second_view: bool = Field(
+        False, description="a second view of each training example, its crop and augmentations drawn independently"
+    )
     on_error: Literal["raise", "skip"] = Field("raise", description="what to do about photos that cannot be decoded")
     cache: str | None = Field(None, description="folder, relative to the data folder, for decoded training photos")
     shorter_side: PositiveInt | None = Field(None, description="shrink larger training photos to this shorter side")
@@ -158,6 +168,9 @@ class RunSection(_Section):
     learning_rate: PositiveFloat
     tower_learning_rates: TowerLearningRates | None = None
     schedule: ConstantSchedule | CosineSchedule | StepSchedule = Field(ConstantSchedule(), discriminator="type")
+    objective_warmup_epochs: NonNegativeInt = Field(
+        0, description="first epochs in which VSE-infinity takes all negatives, CODER its term inside the batch alone"
+    )
     optimizer: Literal["adamw", "adam"] = "adamw"
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled, on weights of two and more dimensions")
     clip_norm: PositiveFloat | None = Field(None, description="largest global norm of the gradients")

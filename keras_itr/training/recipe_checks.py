@@ -9,6 +9,8 @@ from keras_itr.training.recipe_loading import nearest, shown
 _SUPPLIED = ("self", "backbone", "preprocessor", "plugins", "split", "name", "dtype")
 # Arguments of a tower that follow from the data, the tokenizer or the image converter.
 _DERIVED = ("feature_dim", "image_size", "vocabulary_size", "sequence_length")
+# Made of the training captions where a recipe names no file.
+_OPTIONAL = ("graph",)
 _SIMPLE_TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -107,7 +109,8 @@ def _check_arguments(source, path, label, function, arguments, own_keys=(), deri
             allowed = " or ".join(_SIMPLE_TYPES[simple] for simple in expected)
             raise source.error(here, f"must be {allowed}, got {shown(value)}")
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in arguments and name not in derived:
+        given = (*arguments, *derived, *_OPTIONAL)
+        if parameter.default is parameter.empty and name not in given:
             raise source.error((*path, name), f"required argument of {label} is missing")
 
 

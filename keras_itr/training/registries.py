@@ -1,7 +1,13 @@
 from keras_itr import data, layers, models, preprocessing
 from keras_itr.training.recipe import Registries
 
-METHODS = {"clip": models.CLIP, "cusa": models.CUSA}
+METHODS = {
+    "clip": models.CLIP,
+    "vse_infinity": models.VSEInfinity,
+    "cusa": models.CUSA,
+    "aai": models.AAI,
+    "coder": models.CODER,
+}
 IMAGE_TOWERS = {
     "region": layers.RegionTower,
     "grid": layers.GridTower.from_network,
@@ -12,6 +18,7 @@ IMAGE_TOWERS = {
 TEXT_TOWERS = {
     "recurrent": layers.RecurrentTextTower,
     "transformer": layers.TransformerTextTower,
+    "bert": layers.BertTextTower,
     "clip_text": layers.CLIPTextTower,
     "sentence_feature": layers.SentenceFeatureTower,
 }

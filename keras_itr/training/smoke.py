@@ -17,6 +17,12 @@ TINY = {
     "num_heads": 2,
     "position_dim": 8,
     "queue_size": 8,
+    "num_prototypes": 4,
+    "fusion_layers": 1,
+    "fusion_heads": 2,
+    "fusion_hidden_dim": 8,
+    "fusion_intermediate_dim": 16,
+    "rerank_top_k": 2,
     # What is read from files elsewhere, and what belongs to a map of another size.
     "weights": None,
     "pca": None,
@@ -32,7 +38,9 @@ def smoke_recipe(recipe, registries):
         tower = getattr(model, side)
         sizes = _tiny(registry[tower.type], tower.arguments)
         towers[side] = tower.model_copy(update={**tower.arguments, **sizes})
-    arguments = {**model.arguments, **_tiny(registries.methods[model.method], model.arguments, only_given=True)}
+    arguments = {**model.arguments, **_tiny(registries.methods[model.method], model.arguments)}
+    # A graph is made of the stand-in captions.
+    arguments.pop("graph", None)
     converter = model.image_converter and {**model.image_converter, "image_size": [64, 64]}
     return recipe.model_copy(
         update={
@@ -41,6 +49,7 @@ def smoke_recipe(recipe, registries):
                     **towers,
                     "embedding_dim": TINY["embedding_dim"],
                     "arguments": arguments,
+                    "tokenizer": _without_file(model.tokenizer),
                     "image_converter": converter,
                     "initial_weights": None,
                 }
@@ -70,12 +79,19 @@ def smoke_table():
     )
 
 
-def _tiny(cls, arguments, only_given=False):
-    known = arguments if only_given else parameters_of(cls)
+def _tiny(cls, arguments):
+    known = parameters_of(cls)
     sizes = {name: size for name, size in TINY.items() if name in known}
     if "filters" in known:
         sizes["filters"] = [4] * len(arguments.get("filters", (0, 0)))
     return sizes
+
+
+def _without_file(tokenizer):
+    """The tokenizer with a vocabulary of the captions in place of one from a file."""
+    if tokenizer is None or not isinstance(tokenizer.arguments.get("vocabulary"), str):
+        return tokenizer
+    return type(tokenizer)(**{key: value for key, value in dict(tokenizer).items() if key != "vocabulary"})
 
 
 def _noise(name, *shape):

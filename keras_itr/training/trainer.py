@@ -16,8 +16,9 @@ from keras_itr.training.builders import (
     load_table,
     prepare_table,
     report_faults,
-    with_tower_files,
+    with_files,
 )
+from keras_itr.training.objective_warmup import ObjectiveWarmup
 from keras_itr.training.optimizers import build_optimizer
 from keras_itr.training.recipe import RecipeError, load_recipe
 from keras_itr.training.recipe_loading import nearest
@@ -69,7 +70,7 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     overwrite = overwrite or (smoke and run_dir is None)
     _check_folder(folder, overwrite)
     _check_run(recipe)
-    resolved, missing = with_tower_files(recipe, data_dir)
+    resolved, missing = with_files(recipe, data_dir)
     tables = _load_tables(recipe, registries, data_dir, smoke, missing)
     _check_monitor(recipe, tables["validation"])
     policy = keras.config.dtype_policy()
@@ -78,6 +79,7 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
         keras.utils.set_random_seed(recipe.run.seed)
         model = build_model(resolved, tables["train"], registries)
         # What does not fit is found before the photos are decoded.
+        _check_warmup(recipe, model)
         build_pipeline(recipe, model, tables["train"])
         tables, faults = _prepare_tables(recipe, tables, data_dir, verbose)
         if overwrite:
@@ -86,7 +88,7 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     finally:
         keras.config.set_dtype_policy(policy)
     split = "test" if "test" in tables else "validation"
-    metrics = evaluate(from_preset(folder / "best", load_weights=True), tables[split], verbose=verbose)
+    metrics = evaluate(from_preset(folder / "best", load_weights=True), tables[split], verbose=verbose, rerank=True)
     if faults[split]:
         metrics["skipped_images"] = len(faults[split])
     save_report(metrics, folder / "metrics.json")
@@ -152,6 +154,7 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
         keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
         *([keras.callbacks.TensorBoard(str(folder / "tensorboard"))] if run.tensorboard else []),
         state,
+        *([ObjectiveWarmup(run.objective_warmup_epochs)] if run.objective_warmup_epochs else []),
     ]
     # A run that stopped inside an epoch first finishes that epoch.
     for last_epoch in sorted({position["epoch"] + 1, run.epochs}) if position["step"] else (run.epochs,):
@@ -216,6 +219,11 @@ def _check_monitor(recipe, validation):
             f"run.monitor: {recipe.run.monitor!r} needs data whose whole truth is known, and {validation.name} is not; "
             f"use {recipe.run.monitor.removeprefix('checked_')!r}."
         )
+
+
+def _check_warmup(recipe, model):
+    if recipe.run.objective_warmup_epochs and not hasattr(model, "warmup"):
+        raise RecipeError(f"run.objective_warmup_epochs: {recipe.model.method!r} has no warm-up; remove the key.")
 
 
 def _check_run(recipe):

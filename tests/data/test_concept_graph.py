@@ -1,9 +1,12 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 from support import draw, load_fixture
 
 from keras_itr.data import ConceptGraph, MissingData
+from keras_itr.data.concept_words import count_concepts
 from keras_itr.layers import ConceptGraphEncoder
 
 CAPTIONS = ["A man riding a horse.", "the brown horse, running", "a man and a dog", "a dog is running; it's a dog"]
@@ -61,6 +64,8 @@ def test_classes_and_quotas():
     assert graph.classes == ["object", "object", "property", "motion"]
     with pytest.raises(ValueError, match=r"quotas must be three numbers that make num_concepts 300"):
         ConceptGraph.from_captions(CAPTIONS, quotas=(2, 1, 1), pos_fn=CLASS_OF.get)
+    with pytest.raises(ValueError, match=r"quotas must be three numbers"):
+        ConceptGraph.from_captions(CAPTIONS, 4, (5, -2, 1), CLASS_OF.get)
     with pytest.raises(ValueError, match=r"pos_fn returned 'objekt'.*did you mean 'object'"):
         ConceptGraph.from_captions(CAPTIONS, 4, (2, 1, 1), lambda word: "objekt")
 
@@ -137,6 +142,47 @@ def test_saved_and_loaded(tmp_path):
         assert one.shape == other.shape
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(e.propagation) for e in (of_file, of_graph)))
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(e.embeddings) for e in (of_file, of_graph)))
+
+
+def test_counts_equal_plain_loops_across_chunks(monkeypatch):
+    monkeypatch.setattr("keras_itr.data.concept_words._AT_ONCE", 7)
+    generator = np.random.default_rng(0)
+    word_sets = [set(generator.choice(list("abcdefgh"), generator.integers(0, 6))) for _ in range(30)]
+    counts, together = count_concepts(word_sets, list("abcdz"))
+    for i, one in enumerate("abcdz"):
+        assert counts[i] == sum(one in words for words in word_sets)
+        for j, other in enumerate("abcdz"):
+            assert together[i, j] == (i != j) * sum({one, other} <= words for words in word_sets)
+    assert counts.dtype == together.dtype == "int64"
+
+
+def test_edges_are_those_of_the_propagation():
+    graph = ConceptGraph.from_captions([*CAPTIONS, *["a dog"] * 20], num_concepts=6)
+    strength = np.where(graph.counts[:, None] > 0, graph.cooccurrence / graph.counts[:, None], 0)
+    np.testing.assert_array_equal(graph.conditional(), strength)
+    linked = 5 ** (strength - 0.02) - 5**-0.02 >= 0.3
+    assert graph.num_edges == linked.sum() == np.count_nonzero(graph.propagation()) - 6
+    assert 0 < graph.num_edges < np.count_nonzero(graph.cooccurrence)
+    assert graph.summary() == f"24 captions, 6 concepts, {graph.num_edges} edges"
+    assert ConceptGraph(["a"], [1], [[0]], draw(1, 3)).summary() == "1 concepts, 0 edges"
+
+
+def test_summary_for_people(tmp_path):
+    graph = ConceptGraph.from_captions([*CAPTIONS, "a café"], 5, (2, 2, 1), {**CLASS_OF, "café": "property"}.get)
+    graph.save_summary(tmp_path / "graph.json", neighbours=2)
+    text = (tmp_path / "graph.json").read_text(encoding="utf-8")
+    summary = json.loads(text)
+    assert summary["settings"] == graph.settings
+    assert (summary["num_concepts"], summary["num_edges"]) == (5, graph.num_edges)
+    dog, horse, *_, running = summary["concepts"]
+    assert dog == {"concept": "dog", "class": "object", "count": 2, "neighbours": {"running": 0.5}}
+    # Equal ones stand in the order of the concepts.
+    assert list(horse["neighbours"].items()) == [("brown", 0.5), ("running", 0.5)]
+    assert list(running["neighbours"]) == ["dog", "horse"]
+    assert '\n  {"concept": "café", "class": "property", "count": 1, "neighbours": {}},\n' in text
+    graph.save(tmp_path / "graph.npz")
+    ConceptGraph.load(tmp_path / "graph.npz").save_summary(tmp_path / "again.json", neighbours=2)
+    assert (tmp_path / "again.json").read_text(encoding="utf-8") == text
 
 
 def test_errors(tmp_path):

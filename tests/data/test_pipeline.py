@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from support import draw
 
-from keras_itr.data import RandomShift, RetrievalTable, TrainingPipeline
+from keras_itr.data import RandomFlip, RandomShift, RegionDropout, RetrievalTable, TrainingPipeline, WordDropout
+from keras_itr.preprocessing import RetrievalImageConverter, RetrievalPreprocessor, WordTokenizer
 
 
 def table(images=6, captions=3):
@@ -110,3 +111,124 @@ def test_paths_are_read_and_the_preprocessor_sees_the_bytes(tmp_path):
 def test_a_table_that_does_not_fill_a_batch_is_an_error():
     with pytest.raises(ValueError, match="18 captions do not fill one batch of 20"):
         TrainingPipeline(table(), 20)
+
+
+def region_table(images=6, captions=3, mask=None):
+    rows = np.arange(images * captions)
+    columns = {"regions": draw(images, 10, 4)}
+    if mask is not None:
+        columns["region_mask"] = mask
+    texts = [f"caption {row} about seven different words" for row in rows]
+    return RetrievalTable(
+        columns,
+        {"text": texts, "text_features": rows[:, None].astype("float32")},
+        np.repeat(np.arange(images), captions),
+    )
+
+
+def region_pipeline(batch_size=4, rate=0.4, second_view=False, seed=0, mask=None):
+    rows = region_table(mask=mask)
+    tokenizer = WordTokenizer.from_captions(list(rows.captions), sequence_length=12)
+    return TrainingPipeline(
+        rows,
+        batch_size,
+        RetrievalPreprocessor(tokenizer),
+        seed=seed,
+        augmentations=[RegionDropout(rate), WordDropout(tokenizer, rate)],
+        second_view=second_view,
+    )
+
+
+def by_example(seen, key):
+    """The rows of a key by their caption."""
+    pairs = ((batch["text_features"][:, 0].tolist(), batch[key].tolist()) for batch in seen)
+    return {row: values for rows, column in pairs for row, values in zip(rows, column, strict=True)}
+
+
+VIEWED = ("region_mask", "token_ids", "padding_mask")
+
+
+def test_size_augmentation_is_a_function_of_seed_epoch_and_example():
+    small, large = (batches(region_pipeline(size, second_view=True), epochs=1) for size in (2, 9))
+    other = batches(region_pipeline(9, second_view=True, seed=1), epochs=1)
+    later = batches(region_pipeline(9, second_view=True), 2, 4)
+    for key in (*VIEWED, *(f"{key}_view2" for key in VIEWED)):
+        rows = by_example(small, key)
+        assert len(rows) == 18 and rows == by_example(large, key)
+        assert rows != by_example(other, key) and rows != by_example(later, key)
+
+
+def test_a_second_view_leaves_the_first_as_it_was():
+    plain, both = (batches(region_pipeline(second_view=second), epochs=2) for second in (False, True))
+    for one, two in zip(plain, both, strict=True):
+        assert one.keys() == {"regions", "text_features", "image_id", *VIEWED}
+        assert two.keys() - one.keys() == {f"{key}_view2" for key in VIEWED}
+    assert_equal(plain, [{key: batch[key] for key in one} for batch in both])
+
+
+def test_the_two_views_are_independent():
+    seen = batches(region_pipeline(9, second_view=True), epochs=40)
+    first, second = (np.concatenate([batch[key] for batch in seen]) for key in ("region_mask", "region_mask_view2"))
+    assert first.shape == (720, 10) and (first != second).any()
+    for mask in (first, second):
+        assert abs(mask.mean() - 0.6) < 4.5 * np.sqrt(0.24 / mask.size)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 4.5 / np.sqrt(first.size)
+    lengths = [
+        np.concatenate([batch[key].sum(axis=1) for batch in seen]) for key in ("padding_mask", "padding_mask_view2")
+    ]
+    assert abs(np.corrcoef(*lengths)[0, 1]) < 4.5 / np.sqrt(720)
+    # Nor do regions and words follow each other.
+    assert abs(np.corrcoef(first.sum(axis=1), lengths[0])[0, 1]) < 4.5 / np.sqrt(720)
+
+
+def test_both_views_respect_the_mask_of_the_data():
+    mask = np.ones((6, 10), bool)
+    mask[:, 7:] = False
+    mask[2] = False
+    for batch in batches(region_pipeline(9, rate=0.9, second_view=True, mask=mask), epochs=3):
+        for key in ("region_mask", "region_mask_view2"):
+            assert not (batch[key] & ~mask[batch["image_id"]]).any()
+            np.testing.assert_array_equal(batch[key].any(axis=1), batch["image_id"] != 2)
+
+
+def photo_pipeline(second_view, augmentations=(), random_crop=(0.4, 0.8), images=6):
+    rows = table(images)
+    rows = RetrievalTable({"images": rows.image_columns["images"]}, {"text": rows.captions}, rows.caption_to_image)
+    tokenizer = WordTokenizer.from_captions(list(rows.captions), sequence_length=6)
+    preprocessor = RetrievalPreprocessor(tokenizer, RetrievalImageConverter((8, 8)))
+    return TrainingPipeline(
+        rows, 6, preprocessor, augmentations=augmentations, random_crop=random_crop, second_view=second_view
+    )
+
+
+@pytest.mark.parametrize(
+    ("augmentations", "crop"),
+    [((), (0.4, 0.8)), ((RandomShift(2), RandomFlip()), (0.4, 0.8)), ((RandomShift(2), RandomFlip()), None)],
+)
+def test_second_photos_are_cropped_and_augmented_anew(augmentations, crop):
+    plain, both = (batches(photo_pipeline(second, augmentations, crop), epochs=2) for second in (False, True))
+    assert_equal(plain, [{key: batch[key] for key in plain[0]} for batch in both])
+    assert both[0].keys() - plain[0].keys() == {"images_view2"}
+    for batch in both:
+        assert batch["images_view2"].dtype == np.float32 and batch["images_view2"].shape == batch["images"].shape
+        same = [np.array_equal(*pair) for pair in zip(batch["images"], batch["images_view2"], strict=True)]
+        assert np.mean(same) < 0.5
+
+
+def test_a_second_photo_comes_of_the_same_photo():
+    # A flip has two results: both views are one of them, in all four combinations.
+    seen = batches(photo_pipeline(True, [RandomFlip()], None), epochs=10)
+    plain = batches(photo_pipeline(False, (), None), epochs=10)
+    kinds = set()
+    for batch, original in zip(seen, plain, strict=True):
+        for first, second, image in zip(batch["images"], batch["images_view2"], original["images"], strict=True):
+            for view in (first, second):
+                assert np.array_equal(view, image) or np.array_equal(view, image[:, ::-1])
+            kinds.add((np.array_equal(first, image), np.array_equal(second, image)))
+    assert len(kinds) == 4
+
+
+@pytest.mark.parametrize("augmentations", [(), (lambda batch, keys: batch,)])
+def test_a_second_view_that_nothing_changes_is_an_error(augmentations):
+    with pytest.raises(ValueError, match="second_view: nothing makes it differ from the first; add random_crop"):
+        TrainingPipeline(table(), 4, augmentations=augmentations, second_view=True)

@@ -1,9 +1,13 @@
 import pathlib
 
+import numpy as np
 import pytest
 import yaml
 
+from keras_itr.data import RetrievalTable
+from keras_itr.training.builders import build_model, build_pipeline
 from keras_itr.training.recipe import Recipe, RecipeError, Registries, load_recipe
+from keras_itr.training.registries import default_registries
 
 
 class ConvNet:
@@ -224,6 +228,22 @@ MALFORMED = {
         ("  source: shapes\n  num_images: 50", "  - shapes"),
         "recipes/x.yaml:9: data: must be a mapping, got ['shapes']",
     ),
+    "rate above its range": (
+        ("num_images: 50", "region_dropout: 1.0"),
+        "recipes/x.yaml:11: data.region_dropout: must be less than 1, got 1.0",
+    ),
+    "rate below its range": (
+        ("num_images: 50", "word_dropout: -0.1"),
+        "recipes/x.yaml:11: data.word_dropout: must be greater than or equal to 0, got -0.1",
+    ),
+    "rate that is a truth value": (
+        ("num_images: 50", "word_dropout: true"),
+        "recipes/x.yaml:11: data.word_dropout: must be a valid number, got true",
+    ),
+    "number for a truth value": (
+        ("num_images: 50", "second_view: 1"),
+        "recipes/x.yaml:11: data.second_view: must be a valid boolean, got 1",
+    ),
     "unknown literal": (
         ("  epochs: 3", "  optimizer: adamww\n  epochs: 3"),
         "recipes/x.yaml:13: run.optimizer: unknown value 'adamww'; did you mean 'adamw'?",
@@ -443,6 +463,81 @@ def test_a_file_that_is_not_text(recipe_folder):
     (recipe_folder / "x.yaml").write_bytes(b"model: \xff\xfe")
     with pytest.raises(RecipeError, match=r"^recipes/x.yaml: cannot be read as text: .*can't decode byte 0xff"):
         load()
+
+
+VIEWS = """\
+model:
+  method: clip
+  embedding_dim: 4
+  image_tower: {type: region, embedding_dim: 4}
+  text_tower: {type: transformer, embedding_dim: 4, num_layers: 1, num_heads: 1}
+  tokenizer: {type: word, sequence_length: 8}
+data: {source: shapes, region_dropout: 0.5, word_dropout: 0.5, second_view: true}
+run: {epochs: 1, batch_size: 4, learning_rate: 1e-4}
+"""
+SENTENCES = "model.text_tower={type: sentence_feature, embedding_dim: 4}"
+
+
+def pipeline_of(*overrides):
+    write("views.yaml", VIEWS)
+    registries = default_registries()
+    recipe = load_recipe("recipes/views.yaml", overrides, registries=registries)
+    table = RetrievalTable(
+        {"regions": np.ones((4, 5, 3), "float32"), "images": np.zeros((4, 16, 16, 3), "uint8")},
+        {"text": ["a red hat on a man"] * 8, "text_features": np.ones((8, 3), "float32")},
+        np.arange(8) // 2,
+    )
+    return build_pipeline(recipe, build_model(recipe, table, registries), table)
+
+
+def test_size_augmentation_and_second_views_are_set_in_the_recipe(recipe_folder):
+    def keys(*overrides):
+        return set(pipeline_of(*overrides).dataset(epochs=1).element_spec)
+
+    both = {"regions", "region_mask", "token_ids", "padding_mask", "image_id"}
+    views = {"region_mask_view2", "token_ids_view2", "padding_mask_view2"}
+    assert keys() == both | views
+    assert keys("data.second_view=false") == both
+    assert keys("data.second_view=false", "data.region_dropout=0") == both - {"region_mask"}
+    assert keys("data.word_dropout=0") == both | {"region_mask_view2"}
+    assert keys("data.word_dropout=0", SENTENCES) == {
+        "regions",
+        "region_mask",
+        "region_mask_view2",
+        "text_features",
+        "image_id",
+    }
+
+
+MISPLACED = {
+    "no tokenizer": (
+        (SENTENCES, "model.tokenizer=null"),
+        "data.word_dropout: needs model.tokenizer and a text tower that reads its tokens; set it to 0.",
+    ),
+    "unread tokens": (
+        (SENTENCES,),
+        "data.word_dropout: needs model.tokenizer and a text tower that reads its tokens; set it to 0.",
+    ),
+    "no regions": (
+        (
+            "model.image_tower={type: convolutional, filters: [4], embedding_dim: 4}",
+            "model.image_converter={image_size: [16, 16]}",
+        ),
+        "data.region_dropout: the image tower reads no regions; set it to 0.",
+    ),
+    "nothing that differs": (
+        ("data.word_dropout=0", "data.region_dropout=0"),
+        "second_view: nothing makes it differ from the first; add random_crop or an augmentation, such as "
+        "RegionDropout or WordDropout.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), MISPLACED.values(), ids=MISPLACED)
+def test_an_augmentation_of_what_is_not_read_is_an_error(recipe_folder, overrides, message):
+    with pytest.raises(ValueError) as caught:
+        pipeline_of(*overrides)
+    assert str(caught.value) == message
 
 
 def test_sections_are_documented():

@@ -1,0 +1,156 @@
+import math
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
+from keras_itr.layers.masked_pooling import get_pooling
+from keras_itr.layers.tower import Tower
+
+_SHARED = ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
+
+
+@keras.saving.register_keras_serializable(package="keras_itr")
+class BertTextTower(Tower):
+    """BERT to one vector: the last hidden states, a linear map, pooling over all valid tokens.
+
+    `[CLS]` and `[SEP]` are pooled like the words. The defaults are those of BERT base; without `weights` it starts at
+    random.
+
+    Args:
+        vocabulary_size: int, number of token ids, 30522 for the uncased BERT in English.
+        sequence_length: int, the longest input, default 64.
+        embedding_dim: int, output width, default 1024.
+        hidden_dim: int, width of the Transformer, default 768.
+        num_layers: int, default 12.
+        num_heads: int, default 12.
+        intermediate_dim: int, width of the feed-forward part, default 3072.
+        pooling: `"gpo"` (default), `"mean"`, `"max"` or `"first"`.
+        dropout: float, rate within BERT, training only, default 0.1.
+        weights: None (default), or what BERT starts from: a name of keras-hub such as `"bert_base_en_uncased"`, a
+            handle (`"kaggle://..."`, `"hf://..."`), or a directory that `keras_hub.models.BertBackbone.save_to_preset`
+            wrote. A preset for longer inputs gives its first positions. Not part of the configuration: a preset of ours
+            holds the weights themselves.
+
+    Inputs:
+        token_ids: `(B, L)` int32, right-padded, `L <= sequence_length`.
+        padding_mask: `(B, L)` bool, True = valid; optional.
+
+    Returns:
+        dict of `"pooled"` `(B, E)`, `"tokens"` `(B, L, E)`, `"mask"` `(B, L)`.
+
+    Raises:
+        ValueError: for weights of other sizes (the message has the argument, what the preset has and what the tower
+            has), of an unknown name, or that cannot be fetched or read.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.layers import BertTextTower
+
+    tower = BertTextTower(100, embedding_dim=16, hidden_dim=8, num_layers=1, num_heads=2, intermediate_dim=16)
+    tower({"token_ids": np.ones((2, 7), "int32")})["pooled"].shape  # (2, 16)
+    ```
+
+    Reference: Chen et al., VSE-infinity, CVPR 2021, BERT text encoder of the official code; Devlin et al., BERT, NAACL
+    2019, in the form of keras-hub, without the layer for its pooled output. Inputs are one segment.
+    """
+
+    side = "text"
+    input_key = "token_ids"
+
+    def __init__(
+        self,
+        vocabulary_size,
+        sequence_length=64,
+        embedding_dim=1024,
+        hidden_dim=768,
+        num_layers=12,
+        num_heads=12,
+        intermediate_dim=3072,
+        pooling="gpo",
+        dropout=0.1,
+        weights=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        # Layers.
+        bert = keras_hub.models.BertBackbone(
+            vocabulary_size,
+            num_layers,
+            num_heads,
+            hidden_dim,
+            intermediate_dim,
+            dropout=dropout,
+            max_sequence_length=sequence_length,
+            num_segments=1,
+            dtype=self.dtype_policy,
+        )
+        # Without the layer behind the tokens, which nothing would train.
+        self.encoder = keras.Model(bert.input, bert.output["sequence_output"], name="encoder")
+        bound = 1 / math.sqrt(hidden_dim)
+        self.projection = keras.layers.Dense(
+            embedding_dim,
+            kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+            bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.pooling_layer = get_pooling(pooling)
+        self.projection.build((None, None, hidden_dim))
+        # Configuration.
+        self.vocabulary_size = vocabulary_size
+        self.sequence_length = sequence_length
+        self.embedding_dim = self.output_dim = self.token_dim = embedding_dim
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.pooling = pooling
+        self.dropout = dropout
+        self.built = True
+        if weights is not None:
+            self._start_from(str(weights))
+
+    def call(self, inputs, training=False):
+        token_ids = inputs["token_ids"]
+        mask = self.mask_of(inputs, "padding_mask", token_ids)
+        hidden = self.encoder(
+            {
+                "token_ids": token_ids,
+                "segment_ids": ops.zeros_like(token_ids),
+                "padding_mask": ops.cast(mask, "int32"),
+            },
+            training=training,
+        )
+        tokens = self.projection(hidden)
+        return {"pooled": self.pooling_layer(tokens, mask), "tokens": tokens, "mask": mask}
+
+    def _start_from(self, preset):
+        """BERT's weights from a preset; nothing has changed if it does not fit."""
+        bert = read_hub_backbone(keras_hub.models.BertBackbone, preset)
+        sizes = {name: getattr(bert, name) for name in _SHARED}
+        check_sizes(preset, self, {**sizes, "sequence_length": min(bert.max_sequence_length, self.sequence_length)})
+        for layer in self.encoder.layers:
+            values = bert.get_layer(layer.name).get_weights()
+            if layer.name in ("position_embedding", "segment_embedding"):
+                # Of the positions and segments as many as there are here.
+                values = [values[0][: layer.weights[0].shape[0]]]
+            layer.set_weights(values)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "sequence_length": self.sequence_length,
+            "embedding_dim": self.embedding_dim,
+            "hidden_dim": self.hidden_dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "pooling": self.pooling,
+            "dropout": self.dropout,
+            "weights": None,
+        }
