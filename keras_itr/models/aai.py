@@ -274,8 +274,9 @@ class AAI(ImageTextRetriever):
 
     def _matching(self, image_features, text_features, to_text, to_image, ids, training):
         """ITM on the matched pairs, each image with a negative caption, each caption with a negative image."""
-        caption, image_has_one = self.sampler(to_text, ids)
-        photo, text_has_one = self.sampler(to_image, ids)
+        draw = self.sampler if training else self.sampler.hardest
+        caption, image_has_one = draw(to_text, ids)
+        photo, text_has_one = draw(to_image, ids)
         images = {key: ops.concatenate([x, ops.take(x, photo, axis=0), x]) for key, x in image_features.items()}
         texts = {key: ops.concatenate([x, x, ops.take(x, caption, axis=0)]) for key, x in text_features.items()}
         logits = self._matching_logits(images, texts, training)

@@ -54,6 +54,9 @@ class CODER(ImageTextRetriever):
         momentum: float, of the twins, default 0.999.
         mu: float, sharpness of the negative weights, default 90.
         gamma: float, similarity at which a negative starts to push, default 0.5.
+        concept_gamma: float or None (default, as `gamma`): the same in the
+            concept branch. Descriptors are mixtures of few vectors: below gamma
+            nothing keeps them from becoming one and the same.
         concept_weight: float, w_c, default 1; with `label_weight` 0 as well
             there is no concept branch, and vectors have width D.
         label_weight: float, w_p, default 1.
@@ -62,6 +65,9 @@ class CODER(ImageTextRetriever):
         num_prototypes: int, clusters of the pseudo labels, default 300.
         mask_same_image: bool, default True: dictionary entries of the query's
             own image (`"image_id"`) are no negatives.
+        code_epsilon: float, of the assignment to clusters, default 0.05; smaller
+            makes labels harder. The wider the embeddings, the smaller their
+            products with a cluster centre: 0.02 is about right for D = 512.
         swap: bool, default False; True: the image's code supervises the
             caption's descriptor and the other way round.
         positive, weighting, temperature: of the DCL over the dictionaries.
@@ -111,6 +117,8 @@ class CODER(ImageTextRetriever):
         num_prototypes=300,
         mask_same_image=True,
         swap=False,
+        code_epsilon=0.05,
+        concept_gamma=None,
         positive="log1p",
         weighting="self",
         temperature=0.07,
@@ -137,7 +145,7 @@ class CODER(ImageTextRetriever):
             self.image_concept_queue = FeatureQueue(queue_size, width, name="image_concept_queue")
             self.text_concept_queue = FeatureQueue(queue_size, width, name="text_concept_queue")
             graph = self.concepts.graph
-        self.codes = OnlineCodes(num_prototypes, width, name="codes") if label_weight else None
+        self.codes = OnlineCodes(num_prototypes, width, code_epsilon, name="codes") if label_weight else None
         # Configuration.
         self.graph = graph if self.has_concepts else None
         self.queue_size = queue_size
@@ -151,6 +159,8 @@ class CODER(ImageTextRetriever):
         self.num_prototypes = num_prototypes
         self.mask_same_image = mask_same_image
         self.swap = swap
+        self.code_epsilon = code_epsilon
+        self.concept_gamma = concept_gamma
         self.positive = positive
         self.weighting = weighting
         self.temperature = temperature
@@ -170,14 +180,16 @@ class CODER(ImageTextRetriever):
         return self._both_branches(self.backbone.encode_texts(inputs, training=training), "text")
 
     def _both_branches(self, features, side):
-        instance = unit_rows(features["global"])
+        vector = features["global"]
+        instance = unit_rows(vector)
         if not self.has_concepts:
-            return {"embedding": instance, "instance": instance}
+            return {"embedding": instance, "instance": instance, "global": vector}
         query = self.image_query if side == "image" else self.text_query
         concept, _ = query(instance, self.concepts())
         # The dot product of two such vectors is a v.t + (1 - a) u_v.u_t.
         scaled = [math.sqrt(self.instance_weight) * instance, math.sqrt(1 - self.instance_weight) * concept]
-        return {"embedding": ops.concatenate(scaled, axis=-1), "instance": instance, "concept": concept}
+        embedding = ops.concatenate(scaled, axis=-1)
+        return {"embedding": embedding, "instance": instance, "concept": concept, "global": vector}
 
     # Training.
 
@@ -233,6 +245,8 @@ class CODER(ImageTextRetriever):
 
     def _coupled(self, branch, image_features, text_features, keys, ids):
         """DCL of one branch: images against the captions' dictionary and captions against the images'."""
+        at_instances = branch == "instance" or self.concept_gamma is None
+        gamma = self.gamma if at_instances else self.concept_gamma
         total = 0.0
         for features, other in ((image_features, "text"), (text_features, "image")):
             queue = self._queues()[f"{other}_{branch}"]
@@ -242,7 +256,7 @@ class CODER(ImageTextRetriever):
                 queue.features(),
                 self._valid(queue, ids),
                 self.mu,
-                self.gamma,
+                gamma,
                 self.positive,
                 self.weighting,
                 self.temperature,
@@ -307,6 +321,8 @@ class CODER(ImageTextRetriever):
             "num_prototypes": self.num_prototypes,
             "mask_same_image": self.mask_same_image,
             "swap": self.swap,
+            "code_epsilon": self.code_epsilon,
+            "concept_gamma": self.concept_gamma,
             "positive": self.positive,
             "weighting": self.weighting,
             "temperature": self.temperature,

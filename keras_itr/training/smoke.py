@@ -83,7 +83,8 @@ def _tiny(cls, arguments):
     known = parameters_of(cls)
     sizes = {name: size for name, size in TINY.items() if name in known}
     if "filters" in known:
-        sizes["filters"] = [4] * len(arguments.get("filters", (0, 0)))
+        # The last ones are local features, which some methods compare with embeddings.
+        sizes["filters"] = [*[4] * (len(arguments.get("filters", (0, 0))) - 1), TINY["embedding_dim"]]
     return sizes
 
 
