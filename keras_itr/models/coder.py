@@ -54,9 +54,6 @@ class CODER(ImageTextRetriever):
         momentum: float, of the twins, default 0.999.
         mu: float, sharpness of the negative weights, default 90.
         gamma: float, similarity at which a negative starts to push, default 0.5.
-        concept_gamma: float or None (default, as `gamma`): the same in the
-            concept branch. Descriptors are mixtures of few vectors: below gamma
-            nothing keeps them from becoming one and the same.
         concept_weight: float, w_c, default 1; with `label_weight` 0 as well
             there is no concept branch, and vectors have width D.
         label_weight: float, w_p, default 1.
@@ -118,7 +115,6 @@ class CODER(ImageTextRetriever):
         mask_same_image=True,
         swap=False,
         code_epsilon=0.05,
-        concept_gamma=None,
         positive="log1p",
         weighting="self",
         temperature=0.07,
@@ -160,7 +156,6 @@ class CODER(ImageTextRetriever):
         self.mask_same_image = mask_same_image
         self.swap = swap
         self.code_epsilon = code_epsilon
-        self.concept_gamma = concept_gamma
         self.positive = positive
         self.weighting = weighting
         self.temperature = temperature
@@ -245,8 +240,6 @@ class CODER(ImageTextRetriever):
 
     def _coupled(self, branch, image_features, text_features, keys, ids):
         """DCL of one branch: images against the captions' dictionary and captions against the images'."""
-        at_instances = branch == "instance" or self.concept_gamma is None
-        gamma = self.gamma if at_instances else self.concept_gamma
         total = 0.0
         for features, other in ((image_features, "text"), (text_features, "image")):
             queue = self._queues()[f"{other}_{branch}"]
@@ -256,7 +249,7 @@ class CODER(ImageTextRetriever):
                 queue.features(),
                 self._valid(queue, ids),
                 self.mu,
-                gamma,
+                self.gamma,
                 self.positive,
                 self.weighting,
                 self.temperature,
@@ -322,7 +315,6 @@ class CODER(ImageTextRetriever):
             "mask_same_image": self.mask_same_image,
             "swap": self.swap,
             "code_epsilon": self.code_epsilon,
-            "concept_gamma": self.concept_gamma,
             "positive": self.positive,
             "weighting": self.weighting,
             "temperature": self.temperature,

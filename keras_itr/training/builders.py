@@ -235,11 +235,14 @@ def _build_tokenizer(component, table, registries):
     if component is None:
         return None
     cls, arguments = registries.tokenizers[component.type], component.arguments
-    if isinstance(arguments.get("vocabulary"), str):
-        tokenizer = cls(**{**arguments, "vocabulary": None})
-        tokenizer.load_vocabulary(arguments["vocabulary"])
+    vocabulary = arguments.pop("vocabulary", None)
+    if isinstance(vocabulary, str):
+        tokenizer = cls(**arguments)
+        tokenizer.load_vocabulary(vocabulary)
         return tokenizer
-    if "vocabulary" in arguments or not hasattr(cls, "from_captions"):
+    if vocabulary is not None:
+        return cls(vocabulary, **arguments)
+    if not hasattr(cls, "from_captions"):
         return cls(**arguments)
     limit = {} if component.max_size is None else {"max_size": component.max_size}
     return cls.from_captions(table.captions, min_count=component.min_count, **limit, **arguments)

@@ -92,7 +92,7 @@ def _without_file(tokenizer):
     """The tokenizer with a vocabulary of the captions in place of one from a file."""
     if tokenizer is None or not isinstance(tokenizer.arguments.get("vocabulary"), str):
         return tokenizer
-    return type(tokenizer)(**{key: value for key, value in dict(tokenizer).items() if key != "vocabulary"})
+    return tokenizer.model_copy(update={"vocabulary": None})
 
 
 def _noise(name, *shape):

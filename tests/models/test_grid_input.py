@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from momentum_support import array, make_aai, make_coder, queues, twins
 from support import draw
 
 from keras_itr.layers import GridFeatures, RegionTower, SentenceFeatureTower
@@ -19,6 +20,8 @@ MODELS = {
     "clip": lambda backbone: CLIP(backbone, embedding_dim=6),
     "cusa": CUSA,
     "plug-in": lambda backbone: CLIP(backbone, plugins=(SoftLabelAlignment(),)),
+    "aai": make_aai,
+    "coder": make_coder,
 }
 
 
@@ -37,7 +40,16 @@ def test_photos_score_as_their_rows(features, name, tmp_path):
     loaded = from_preset(tmp_path / "photos")
     assert type(loaded) is type(model)
     np.testing.assert_allclose(loaded.embed_images(list(photos)), expected, atol=1e-5)
-    if name != "clip":
+    for made in (photo_model, loaded):
+        for twin in twins(made):
+            for weight, followed in twin._pairs():
+                np.testing.assert_array_equal(array(weight), array(followed))
+        assert all((array(queue.ids()) == -1).all() for queue in queues(made))
+    if name == "aai":
+        pairs = [[2, 0], [0, 3]]
+        found = loaded.rerank(list(photos), texts, pairs)
+        np.testing.assert_allclose(found, model.rerank({"regions": rows}, texts, pairs), atol=1e-5)
+    if name in ("cusa", "plug-in"):
         uni = loaded.embed_images(list(photos), cross_modal=False)
         np.testing.assert_allclose(uni, model.embed_images({"regions": rows}, cross_modal=False), atol=1e-5)
 
