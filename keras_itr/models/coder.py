@@ -281,8 +281,10 @@ class CODER(ImageTextRetriever):
     def _effective_negatives(self, image_features, text_features, ids):
         """`1 / sum_m (w_im / sum w)^2`, the mean over queries: of how many entries a push is made."""
         weights = ops.stack(list(self.negative_weights(image_features, text_features, ids).values()))
-        square = ops.sum(ops.square(weights), axis=-1)
-        return ops.mean(ops.square(ops.sum(weights, axis=-1)) / ops.maximum(square, 1e-30))
+        # Shares first: far below gamma the weights are tiny, and their squares vanish in float32.
+        shares = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-37)
+        square = ops.sum(ops.square(shares), axis=-1)
+        return ops.mean(ops.where(square > 0, 1.0 / ops.maximum(square, 1e-12), 0.0))
 
     def _twins(self):
         concepts = (self.momentum_image_query, self.momentum_text_query) if self.has_concepts else ()
