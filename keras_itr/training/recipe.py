@@ -54,7 +54,7 @@ class Component(_Section):
 
 
 class TokenizerComponent(Component):
-    """A tokenizer. Without a `vocabulary` argument, one is made of the training captions."""
+    """A tokenizer. `vocabulary` is a list or a file; without it, one is made of the training captions."""
 
     min_count: PositiveInt = Field(1, description="rarer words do not enter a vocabulary made of the captions")
     max_size: PositiveInt | None = Field(None, description="size limit of a vocabulary made of the captions")

@@ -193,4 +193,4 @@ def test_every_recipe_is_valid(path):
     from keras_itr.training import default_registries, load_recipe
 
     recipe = load_recipe(path, registries=default_registries())
-    assert recipe.model.method == path.stem.split("_")[0]
+    assert path.stem.startswith(f"{recipe.model.method}_")
