@@ -3,14 +3,15 @@
 import re
 from pathlib import Path
 
-from keras_itr.data.coco_captions import _read as read_coco_captions
+from keras_itr.data.coco_captions import collect_annotations as read_coco_captions
+from keras_itr.data.coco_captions import is_coco_captions
 from keras_itr.data.concept_words import CLASSES
-from keras_itr.data.flickr_tokens import _read as read_flickr_tokens
-from keras_itr.data.karpathy import _read as read_karpathy
+from keras_itr.data.flickr_tokens import collect_annotations as read_flickr_tokens
+from keras_itr.data.karpathy import collect_annotations as read_karpathy
 from keras_itr.data.messages import choose
 from keras_itr.data.missing_data import require_files
-from keras_itr.data.pairs import _read as read_pairs
-from keras_itr.data.text_files import read_json, read_lines
+from keras_itr.data.pairs import collect_annotations as read_pairs
+from keras_itr.data.text_files import read_lines
 
 _SUFFIXES = (".json", ".token", ".tsv", ".csv", ".jsonl", ".txt")
 _SPLIT_IN_NAME = re.compile(r"(?<![A-Za-z])(?i:train|restval|val|valid|validation|dev|test|testall)(?![a-z])")
@@ -62,7 +63,7 @@ def read_captions(source, split="train"):
         return read_flickr_tokens(path, lists).captions
     if path.suffix != ".json":
         return read_pairs(path, split, "image", "caption", "split").captions
-    if "annotations" not in read_json(path):
+    if not is_coco_captions(path):
         return read_karpathy(path, split, restval=True).captions
     _check_split_in_name(path, split)
     return read_coco_captions(path).captions

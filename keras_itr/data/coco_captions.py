@@ -52,10 +52,15 @@ def load_coco_captions(
     """
     path = FilePattern("annotations", annotations, directory, split, per_image=False).path
     columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
-    return build_table(lambda: _read(path), directory, split, *columns, needs=[path])
+    return build_table(lambda: collect_annotations(path), directory, split, *columns, needs=[path])
 
 
-def _read(path):
+def is_coco_captions(path):
+    """Whether a `.json` has the official layout of COCO's captions, and not Karpathy's."""
+    return "annotations" in read_json(path)
+
+
+def collect_annotations(path):
     document = read_json(path)
     _check_layout(path, document)
     collector = AnnotationCollector(path)

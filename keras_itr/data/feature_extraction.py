@@ -1,10 +1,10 @@
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
+from keras_itr.data.coco_captions import is_coco_captions
 from keras_itr.data.extraction import check_pca, finished_rows, fit_pca, write_rows
 from keras_itr.data.missing_data import missing_file
 from keras_itr.layers.grid_features import GridFeatures
@@ -148,8 +148,7 @@ def read_annotations(source, split, images=None):
     if split is None:
         raise ValueError(f"{source}: name the split of this annotation file.")
     if source.suffix == ".json":
-        content = json.loads(source.read_text(encoding="utf-8"))
-        reader = data.load_coco_captions if "annotations" in content else data.load_karpathy
+        reader = data.load_coco_captions if is_coco_captions(source) else data.load_karpathy
     else:
         reader = data.load_flickr_tokens if source.suffix == ".token" else data.load_pairs
     images = os.path.relpath(images or source.parent, source.parent)

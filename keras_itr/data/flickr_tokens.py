@@ -61,10 +61,12 @@ def load_flickr_tokens(
         for argument, pattern in (("annotations", annotations), ("split_files", split_files))
     )
     columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
-    return build_table(lambda: _read(path, list_path), directory, split, *columns, needs=[path, list_path])
+    return build_table(
+        lambda: collect_annotations(path, list_path), directory, split, *columns, needs=[path, list_path]
+    )
 
 
-def _read(path, list_path):
+def collect_annotations(path, list_path):
     captions = _captions(path)
     collector = AnnotationCollector(path)
     for name in _names_of_split(list_path, path, captions):

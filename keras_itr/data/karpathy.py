@@ -55,10 +55,10 @@ def load_karpathy(
     """
     path = FilePattern("annotations", annotations, directory, split, per_image=False).path
     columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
-    return build_table(lambda: _read(path, split, restval), directory, split, *columns, needs=[path])
+    return build_table(lambda: collect_annotations(path, split, restval), directory, split, *columns, needs=[path])
 
 
-def _read(path, split, restval):
+def collect_annotations(path, split, restval):
     document = read_json(path)
     if "annotations" in document:
         raise ValueError(

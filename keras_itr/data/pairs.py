@@ -80,10 +80,12 @@ def load_pairs(
         raise ValueError(f"annotations={annotations!r}: the suffix must be {', '.join(_ROWS)}.")
     columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
     names = (image_column, caption_column, split_column)
-    return build_table(lambda: _read(pattern.path, split, *names), directory, split, *columns, needs=[pattern.path])
+    return build_table(
+        lambda: collect_annotations(pattern.path, split, *names), directory, split, *columns, needs=[pattern.path]
+    )
 
 
-def _read(path, split, image_column, caption_column, split_column):
+def collect_annotations(path, split, image_column, caption_column, split_column):
     collector, row_of, split_of, splits = AnnotationCollector(path, absolute=True), {}, {}, {}
     columns = [column for column in (image_column, caption_column, split_column) if column is not None]
     for line, cells in _ROWS[path.suffix.lower()](path, columns):

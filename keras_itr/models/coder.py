@@ -140,10 +140,9 @@ class CODER(ImageTextRetriever):
             self.momentum_text_query = MomentumTwin(self.text_query, momentum, name="momentum_text_query")
             self.image_concept_queue = FeatureQueue(queue_size, width, name="image_concept_queue")
             self.text_concept_queue = FeatureQueue(queue_size, width, name="text_concept_queue")
-            graph = self.concepts.graph
         self.codes = OnlineCodes(num_prototypes, width, code_epsilon, name="codes") if label_weight else None
         # Configuration.
-        self.graph = graph if self.has_concepts else None
+        self.graph = self.concepts.graph if self.has_concepts else None
         self.queue_size = queue_size
         self.momentum = momentum
         self.mu = mu

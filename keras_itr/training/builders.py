@@ -172,8 +172,8 @@ def build_model(recipe, table, registries):
     if model.initial_weights:
         load_initial_weights(backbone, model.initial_weights)
     method, arguments = registries.methods[model.method], dict(model.arguments)
-    if "graph" in parameters_of(method):
-        arguments.setdefault("graph", ConceptGraph.from_captions(table.captions))
+    if "graph" in parameters_of(method) and "graph" not in arguments:
+        arguments["graph"] = ConceptGraph.from_captions(table.captions)
     return method(
         backbone,
         preprocessor=RetrievalPreprocessor(tokenizer, converter) if tokenizer or converter else None,

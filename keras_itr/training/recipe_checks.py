@@ -108,8 +108,8 @@ def _check_arguments(source, path, label, function, arguments, own_keys=(), deri
         if expected and not any(_is(value, simple) for simple in expected):
             allowed = " or ".join(_SIMPLE_TYPES[simple] for simple in expected)
             raise source.error(here, f"must be {allowed}, got {shown(value)}")
+    given = (*arguments, *derived, *_OPTIONAL)
     for name, parameter in parameters.items():
-        given = (*arguments, *derived, *_OPTIONAL)
         if parameter.default is parameter.empty and name not in given:
             raise source.error((*path, name), f"required argument of {label} is missing")
 
