@@ -16,10 +16,14 @@ from keras_itr.layers.masked_pooling import MaskedPooling as MaskedPooling
 from keras_itr.layers.momentum_twin import MomentumTwin as MomentumTwin
 from keras_itr.layers.online_codes import OnlineCodes as OnlineCodes
 from keras_itr.layers.recurrent_text_tower import RecurrentTextTower as RecurrentTextTower
+from keras_itr.layers.region_feature_tower import RegionFeatureTower as RegionFeatureTower
 from keras_itr.layers.region_tower import RegionTower as RegionTower
+from keras_itr.layers.region_transformer_tower import RegionTransformerTower as RegionTransformerTower
+from keras_itr.layers.region_word_similarity import RegionWordSimilarity as RegionWordSimilarity
 from keras_itr.layers.sentence_feature_tower import SentenceFeatureTower as SentenceFeatureTower
 from keras_itr.layers.tower import Tower as Tower
 from keras_itr.layers.training_scalar import TrainingScalar as TrainingScalar
+from keras_itr.layers.transformer_stack import TransformerStack as TransformerStack
 from keras_itr.layers.transformer_text_tower import TransformerTextTower as TransformerTextTower
 from keras_itr.layers.universal_head import UniversalHead as UniversalHead
 from keras_itr.layers.vision_transformer_tower import VisionTransformerTower as VisionTransformerTower

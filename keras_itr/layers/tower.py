@@ -19,11 +19,14 @@ class Tower(keras.layers.Layer):
         input_key: the model input it needs, such as `"regions"`.
         output_dim: int, width of `"pooled"`.
         token_dim: int, width of `"tokens"`, or None if it has none.
+        takes_global_row: bool: its regions see each other, so that a row for the
+            whole image belongs among its inputs and not behind it.
     """
 
     side = None
     input_key = None
     token_dim = None
+    takes_global_row = False
 
     def mask_of(self, inputs, key, like):
         """The mask called `key`, or all True for the first two axes of `like`."""

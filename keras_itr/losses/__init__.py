@@ -5,6 +5,9 @@ from keras_itr.losses.coder import batch_diversity_contrastive as batch_diversit
 from keras_itr.losses.coder import diversity_sensitive_contrastive as diversity_sensitive_contrastive
 from keras_itr.losses.coder import negative_weights as negative_weights
 from keras_itr.losses.coder import pseudo_label_prediction as pseudo_label_prediction
+from keras_itr.losses.consistent_multimodal import (
+    consistent_multimodal_contrastive as consistent_multimodal_contrastive,
+)
 from keras_itr.losses.contrastive import contrastive as contrastive
 from keras_itr.losses.contrastive import symmetric_contrastive as symmetric_contrastive
 from keras_itr.losses.hard_negative_triplet import hard_negative_triplet as hard_negative_triplet

@@ -9,4 +9,5 @@ from keras_itr.models.grid_input import with_grid_features as with_grid_features
 from keras_itr.models.initial_weights import load_initial_weights as load_initial_weights
 from keras_itr.models.retriever import ImageTextRetriever as ImageTextRetriever
 from keras_itr.models.soft_label_alignment import SoftLabelAlignment as SoftLabelAlignment
+from keras_itr.models.tgdt import TGDT as TGDT
 from keras_itr.models.vse_infinity import VSEInfinity as VSEInfinity

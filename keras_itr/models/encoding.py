@@ -32,7 +32,7 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
     count = len(next(iter(columns.values())))
     if not count:
         raise ValueError(f"embed_{side}s received no {side}.")
-    encoder = _compiled(retriever, side, what)
+    encoder = _compiled(retriever, what, side=side)
     batches, bar = [], SlowBar(count, verbose)
     for start in range(0, count, batch_size):
         batch = {key: column[start : start + batch_size] for key, column in columns.items()}
@@ -46,10 +46,10 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
-def score_blocks(retriever, image, text, block_size):
-    """The `(I, T)` similarity of two dicts of NumPy features, block by block."""
-    scorer = _compiled(retriever, "pair", "similarity")
-    rows = []
+def score_blocks(retriever, image, text, block_size, verbose=False, **arguments):
+    """The `(I, T)` similarity of two dicts of NumPy features, block by block; `arguments` are those of `similarity`."""
+    scorer = _compiled(retriever, "similarity", **arguments)
+    rows, bar = [], SlowBar(len(image["embedding"]), verbose)
     for start in range(0, len(image["embedding"]), block_size):
         image_block = {key: value[start : start + block_size] for key, value in image.items()}
         row = [
@@ -59,13 +59,14 @@ def score_blocks(retriever, image, text, block_size):
             for at in range(0, len(text["embedding"]), block_size)
         ]
         rows.append(np.concatenate(row, axis=1))
+        bar.update(min(start + block_size, len(image["embedding"])))
     return np.concatenate(rows, axis=0)
 
 
 def score_pairs(retriever, image, text, pairs, batch_size, verbose):
     """The `(P,)` second-stage scores of rows `pairs` `(P, 2)` of two dicts of NumPy features."""
     pairs = _checked_pairs(pairs, len(image["embedding"]), len(text["embedding"]))
-    scorer = _compiled(retriever, "pair", "scores")
+    scorer = _compiled(retriever, "pair_scores")
     scores, bar = np.empty(len(pairs), "float32"), SlowBar(len(pairs), verbose)
     for start in range(0, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
@@ -92,33 +93,57 @@ def _checked_pairs(pairs, images, texts):
     return pairs
 
 
-class _Encoder(keras.Model):
+class _Compiled(keras.Model):
     """One compiled function of a retriever: it borrows the layers and owns nothing."""
 
-    def __init__(self, retriever, side, what):
-        super().__init__(name=f"{side}_{what}")
+    def __init__(self, retriever, what, arguments, name):
+        super().__init__(name=name)
+        # An attribute, so that its weights are inputs of what is compiled, and not constants in it.
         self.retriever = retriever
-        self.side = side
         self.what = what
+        self.arguments = arguments
         self.built = True
 
     def call(self, inputs):
-        model = self.retriever
-        if self.what == "similarity":
-            return {"similarity": model.similarity(inputs["image"], inputs["text"])}
-        if self.what == "scores":
-            return {"scores": model.pair_scores(inputs["image"], inputs["text"])}
-        image = self.side == "image"
-        features = (model.encode_images if image else model.encode_texts)(inputs, training=False)
-        if self.what == "uni_modal":
-            return {"uni_modal": (model.uni_modal_images if image else model.uni_modal_texts)(features)}
-        return {"embedding": features["embedding"]} if self.what == "embedding" else features
+        return FUNCTIONS[self.what](self.retriever, inputs, **self.arguments)
 
 
-def _compiled(retriever, side, what):
-    key = f"{side}_{what}"
+def _features(retriever, inputs, side):
+    encode = retriever.encode_images if side == "image" else retriever.encode_texts
+    return encode(inputs, training=False)
+
+
+def _embedding(retriever, inputs, side):
+    return {"embedding": _features(retriever, inputs, side)["embedding"]}
+
+
+def _uni_modal(retriever, inputs, side):
+    vectors = retriever.uni_modal_images if side == "image" else retriever.uni_modal_texts
+    return {"uni_modal": vectors(_features(retriever, inputs, side))}
+
+
+def _similarity(retriever, inputs, **arguments):
+    return {"similarity": retriever.similarity(inputs["image"], inputs["text"], **arguments)}
+
+
+def _pair_scores(retriever, inputs):
+    return {"scores": retriever.pair_scores(inputs["image"], inputs["text"])}
+
+
+FUNCTIONS = {
+    "features": _features,
+    "embedding": _embedding,
+    "uni_modal": _uni_modal,
+    "similarity": _similarity,
+    "pair_scores": _pair_scores,
+}
+
+
+def _compiled(retriever, what, **arguments):
+    """The function called `what`, compiled once for these arguments."""
+    key = "_".join([what, *map(str, arguments.values())])
     if not hasattr(retriever.compiled_encoders, key):
-        setattr(retriever.compiled_encoders, key, _Encoder(retriever, side, what))
+        setattr(retriever.compiled_encoders, key, _Compiled(retriever, what, arguments, key))
     return getattr(retriever.compiled_encoders, key)
 
 

@@ -52,6 +52,8 @@ class ImageTextRetriever(keras_hub.models.Task):
     preprocessor_cls = RetrievalPreprocessor
     dot_product = True
     second_stage = False
+    # Terms that a training stage leaves out: neither computed, nor part of the loss, nor shown.
+    idle_terms = ()
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         super().__init__(compile=False, **kwargs)
@@ -124,9 +126,14 @@ class ImageTextRetriever(keras_hub.models.Task):
         for plugin in self.plugins:
             terms.update(plugin.objectives(self.similarity(image, text), image, text, x, training))
         for metric in self.term_metrics:
-            metric.update_state(terms[metric.name])
-        weighted = [weight * terms[name] for name, weight in self.term_weights.items()]
+            if metric.name not in self.idle_terms:
+                metric.update_state(terms[metric.name])
+        weighted = [weight * terms[name] for name, weight in self.term_weights.items() if name not in self.idle_terms]
         return sum(weighted[1:], weighted[0])
+
+    @property
+    def metrics(self):
+        return [metric for metric in super().metrics if metric.name not in self.idle_terms]
 
     # Once a functional task of keras-hub exists, Keras rewires the class that all tasks share; these two keep
     # a functional model's versions away, which look for a graph.
