@@ -93,6 +93,7 @@ class TGDT(ImageTextRetriever):
 
     dot_product = False
     second_stage = True
+    training_stages = tuple(STAGES)
 
     def __init__(
         self,

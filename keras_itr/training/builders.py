@@ -186,6 +186,9 @@ def build_pipeline(recipe, model, table):
     """The training pipeline of `table`, with only the columns that `model` reads."""
     image_columns = side_columns(model.backbone.image_tower, table.image_columns)
     caption_columns = side_columns(model.backbone.text_tower, table.caption_columns)
+    if model.backbone.image_tower.takes_global_row:
+        # An error here, where none of the work has begun, if there are neither boxes nor a grid.
+        model.backbone.image_tower.boxes_of({key: column[:1] for key, column in image_columns.items()})
     if TEACHER_TERMS & set(model.term_weights):
         for columns, source, key in (
             (image_columns, table.image_columns, "teacher_image"),

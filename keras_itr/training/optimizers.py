@@ -129,7 +129,7 @@ def _dense(grad, variable):
     return None if grad is None else ops.reshape(grad, variable.shape)
 
 
-def build_optimizer(run, steps_per_epoch, model):
+def build_optimizer(run, steps_per_epoch, model, first_step=0):
     """The optimizer of a recipe's `run` section, built for a model's weights.
 
     Weight decay is decoupled (both `adam` and `adamw`), uses the learning rate
@@ -147,6 +147,8 @@ def build_optimizer(run, steps_per_epoch, model):
         model: a retriever whose weights exist. A weight belongs to a tower if
             it is one of `model.backbone.image_tower.trainable_variables`
             (`text_tower` likewise), else to `"rest"`.
+        first_step: int, batches of the run before this optimizer begins; the
+            schedule counts on from there. Defaults to `0`.
 
     Returns:
         A built `TowerOptimizer`. Its `optimizers` are named `image_tower`,
@@ -181,7 +183,7 @@ def build_optimizer(run, steps_per_epoch, model):
     for variable in variables:
         groups.setdefault(tower_of.get(id(variable), "rest"), []).append(variable)
     towers = {
-        name: _group_optimizer(run, build_schedule(run, steps_per_epoch, rates.get(name, 1.0)), name, group)
+        name: _group_optimizer(run, build_schedule(run, steps_per_epoch, rates.get(name, 1.0), first_step), name, group)
         for name, group in groups.items()
     }
     assignment = [[variable.path, tower_of.get(id(variable), "rest")] for variable in variables]

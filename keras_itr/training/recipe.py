@@ -160,10 +160,20 @@ class StepSchedule(_Schedule):
     decay: PositiveFloat = 0.1
 
 
+class TrainingStage(_Section):
+    """Some epochs of one training stage of a method that has them."""
+
+    stage: str
+    epochs: PositiveInt
+
+
 class RunSection(_Section):
     """How it is trained."""
 
     epochs: PositiveInt
+    stages: list[TrainingStage] = Field(
+        [], description="TGDT: stages (local, global, joint) one after the other, each with an optimizer of its own"
+    )
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     tower_learning_rates: TowerLearningRates | None = None
@@ -186,6 +196,13 @@ class RunSection(_Section):
         None, description="batches between two resume states; there is always one at the end of an epoch"
     )
     tensorboard: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _all_epochs_staged(self):
+        staged = sum(stage.epochs for stage in self.stages)
+        if self.stages and staged != self.epochs:
+            raise ValueError(f"the epochs of its stages add up to {staged}, not to epochs: {self.epochs}")
+        return self
 
 
 class Recipe(_Section):

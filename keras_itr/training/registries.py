@@ -7,9 +7,12 @@ METHODS = {
     "cusa": models.CUSA,
     "aai": models.AAI,
     "coder": models.CODER,
+    "tgdt": models.TGDT,
 }
 IMAGE_TOWERS = {
     "region": layers.RegionTower,
+    "region_feature": layers.RegionFeatureTower,
+    "region_transformer": layers.RegionTransformerTower,
     "grid": layers.GridTower.from_network,
     "clip_vision": layers.CLIPVisionTower,
     "convolutional": layers.ConvolutionalTower,

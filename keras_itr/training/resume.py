@@ -65,11 +65,16 @@ class ResumeState(keras.callbacks.Callback):
     def previous(self):
         return self.path.with_suffix(".previous.npz")
 
+    def restore(self):
+        """Bring back the arrays that `read` found, if they are not there yet; `fit` does it by itself."""
+        if self.restored is not None:
+            self._assign(self.restored)
+            self.restored = None
+
     def on_train_batch_begin(self, batch, logs=None):
         if self.restored is not None:
             # Not earlier: the start of an epoch resets the metrics.
-            self._assign(self.restored)
-            self.restored = None
+            self.restore()
             if self.run["step"] == 0:
                 # The state at an epoch's end holds that epoch's metrics, and this batch begins another epoch.
                 self.model.reset_metrics()

@@ -50,6 +50,7 @@ class RetrievalValidation(keras.callbacks.Callback):
         self.batch_size = batch_size
 
     def on_epoch_end(self, epoch, logs=None):
+        logs.update({term: math.nan for term in self.model.idle_terms})
         if (epoch + 1) % self.every and epoch + 1 != self.epochs:
             # The history has the same columns in every row, whichever epoch a process begins with.
             logs.update({f"val_{name}": math.nan for name in self._names()})

@@ -149,13 +149,51 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="keras_itr")
+class LaterStart(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that has already run for some steps: for an optimizer that takes over in the middle of a training.
+
+    Args:
+        schedule: a `LearningRateSchedule`.
+        first_step: int, the step of `schedule` that is step 0 here.
+
+    Example:
+
+    ```python
+    from keras_itr.training.schedules import LaterStart, WarmupStepDecay
+
+    float(LaterStart(WarmupStepDecay(1e-5, steps_per_epoch=40), first_step=1200)(0))  # 1e-06
+    ```
+
+    Source: our choice.
+    """
+
+    def __init__(self, schedule, first_step):
+        super().__init__()
+        self.schedule = schedule
+        self.first_step = first_step
+
+    def __call__(self, step):
+        return self.schedule(ops.cast(step, "int32") + self.first_step)
+
+    def get_config(self):
+        return {
+            "schedule": keras.optimizers.schedules.serialize(self.schedule),
+            "first_step": self.first_step,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["first_step"])
+
+
 def _check_positive(**lengths):
     for name, length in lengths.items():
         if length < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {name}={length}")
 
 
-def build_schedule(run, steps_per_epoch, multiplier=1.0):
+def build_schedule(run, steps_per_epoch, multiplier=1.0, first_step=0):
     """The learning rate of a recipe's `run` section, for one group of weights.
 
     Args:
@@ -163,6 +201,8 @@ def build_schedule(run, steps_per_epoch, multiplier=1.0):
         steps_per_epoch: int, batches in one epoch (batches also when gradients
             are accumulated: Keras shows a schedule the count of batches).
         multiplier: float, scales the whole curve. Defaults to `1.0`.
+        first_step: int, batches of the run before the optimizer begins, in an
+            earlier training stage. Defaults to `0`.
 
     Returns:
         A float for a constant rate without warm-up, else a
@@ -181,6 +221,11 @@ def build_schedule(run, steps_per_epoch, multiplier=1.0):
 
     Source: our choice.
     """
+    schedule = _whole_schedule(run, steps_per_epoch, multiplier)
+    return LaterStart(schedule, first_step) if first_step and not isinstance(schedule, float) else schedule
+
+
+def _whole_schedule(run, steps_per_epoch, multiplier):
     schedule, rate = run.schedule, run.learning_rate * multiplier
     warmup_steps = schedule.warmup_steps or schedule.warmup_epochs * steps_per_epoch
     if schedule.type == "cosine":

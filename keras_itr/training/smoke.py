@@ -23,6 +23,10 @@ TINY = {
     "fusion_hidden_dim": 8,
     "fusion_intermediate_dim": 16,
     "rerank_top_k": 2,
+    "top_k_image_to_text": 2,
+    "top_k_text_to_image": 2,
+    "local_layers": 1,
+    "global_layers": 1,
     # What is read from files elsewhere, and what belongs to a map of another size.
     "weights": None,
     "pca": None,
@@ -54,7 +58,7 @@ def smoke_recipe(recipe, registries):
                     "initial_weights": None,
                 }
             ),
-            "run": run.model_copy(update={"epochs": 1, "batch_size": BATCH_SIZE, "checkpoint_steps": 1}),
+            "run": run.model_copy(update={**_epochs(run), "batch_size": BATCH_SIZE, "checkpoint_steps": 1}),
         }
     )
 
@@ -67,6 +71,7 @@ def smoke_table():
         {
             "images": shapes.image_columns["images"],
             "regions": _noise("regions", IMAGES, REGIONS, WIDTH),
+            "region_boxes": np.tile(np.array([0.1, 0.2, 0.6, 0.8], "float32"), (IMAGES, REGIONS, 1)),
             "teacher_image": _noise("teacher_image", IMAGES, WIDTH),
         },
         {
@@ -77,6 +82,12 @@ def smoke_table():
         shapes.caption_to_image,
         name="smoke",
     )
+
+
+def _epochs(run):
+    """One epoch, or one of each training stage."""
+    stages = [stage.model_copy(update={"epochs": 1}) for stage in run.stages]
+    return {"epochs": len(stages) or 1, "stages": stages}
 
 
 def _tiny(cls, arguments):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_itr.evaluation import evaluate, report, save_report
 from keras_itr.models.from_preset import from_preset
@@ -80,6 +81,7 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
         model = build_model(resolved, tables["train"], registries)
         # What does not fit is found before the photos are decoded.
         _check_warmup(recipe, model)
+        _check_stages(recipe, model)
         build_pipeline(recipe, model, tables["train"])
         tables, faults = _prepare_tables(recipe, tables, data_dir, verbose)
         if overwrite:
@@ -132,12 +134,13 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
     run = recipe.run
     pipeline = build_pipeline(recipe, model, tables["train"])
     steps = smoke_run.STEPS if smoke else pipeline.steps_per_epoch
-    model.compile(optimizer=build_optimizer(run, steps, model))
     position = {"epoch": 0, "step": 0}
     sizes = ", ".join(f"{table.num_images}/{table.num_captions}" for table in tables.values())
     identity = {"recipe": recipe.hash(), "backend": keras.backend.backend(), "images/captions": sizes}
     state = ResumeState(folder / "state.npz", position, identity, run.checkpoint_steps, run.seed)
+    state.set_model(model)
     resumed = state.read()
+    _compile_as_saved(model, run, steps, position)
     _prepare_folder(folder, recipe, position["epoch"] if resumed else 0)
     if resumed and verbose:
         print(f"{folder}: goes on at epoch {position['epoch'] + 1}, step {position['step'] + 1}.")
@@ -156,21 +159,46 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
         state,
         *([ObjectiveWarmup(run.objective_warmup_epochs)] if run.objective_warmup_epochs else []),
     ]
-    # A run that stopped inside an epoch first finishes that epoch.
-    for last_epoch in sorted({position["epoch"] + 1, run.epochs}) if position["step"] else (run.epochs,):
-        first = position["epoch"] * steps + position["step"]
-        if position["epoch"] >= last_epoch or _stopped(position, run):
+    for stage, first_epoch, stage_end in _stages(run):
+        if position["epoch"] >= stage_end:
             continue
-        model.fit(
-            pipeline.dataset(first, last_epoch * steps),
-            steps_per_epoch=steps - position["step"],
-            initial_epoch=position["epoch"],
-            epochs=last_epoch,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose="auto" if verbose else 0,
-        )
+        if first_epoch and position["epoch"] == first_epoch and not position["step"]:
+            # The state before belongs to the optimizer of another stage.
+            state.restore()
+            model.set_training_stage(stage)
+            model.compile(optimizer=build_optimizer(run, steps, model, first_epoch * steps))
+        # A run that stopped inside an epoch first finishes that epoch.
+        for last_epoch in sorted({position["epoch"] + 1, stage_end}) if position["step"] else (stage_end,):
+            first = position["epoch"] * steps + position["step"]
+            if position["epoch"] >= last_epoch or _stopped(position, run):
+                continue
+            model.fit(
+                pipeline.dataset(first, last_epoch * steps),
+                steps_per_epoch=steps - position["step"],
+                initial_epoch=position["epoch"],
+                epochs=last_epoch,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose="auto" if verbose else 0,
+            )
     return position
+
+
+def _compile_as_saved(model, run, steps, position):
+    """In the stage of the last batch, whose optimizer the state holds; a run that begins is in its first stage."""
+    at = max(position["epoch"] - (not position["step"]), 0)
+    stage, first_epoch = next((stage, first) for stage, first, end in _stages(run) if at < end)
+    if stage is not None:
+        model.set_training_stage(stage)
+    model.compile(optimizer=build_optimizer(run, steps, model, first_epoch * steps))
+
+
+def _stages(run):
+    """`(stage, first epoch, end)` of each training stage; one stage called None where the recipe has none."""
+    ends = np.cumsum([stage.epochs for stage in run.stages]).tolist()
+    if not ends:
+        return [(None, 0, run.epochs)]
+    return list(zip([stage.stage for stage in run.stages], [0, *ends], ends, strict=False))
 
 
 def _stopped(position, run):
@@ -224,6 +252,17 @@ def _check_monitor(recipe, validation):
 def _check_warmup(recipe, model):
     if recipe.run.objective_warmup_epochs and not hasattr(model, "warmup"):
         raise RecipeError(f"run.objective_warmup_epochs: {recipe.model.method!r} has no warm-up; remove the key.")
+
+
+def _check_stages(recipe, model):
+    if not recipe.run.stages:
+        return
+    if not hasattr(model, "set_training_stage"):
+        raise RecipeError(f"run.stages: {recipe.model.method!r} has no training stages; remove the key.")
+    for stage in recipe.run.stages:
+        if stage.stage not in model.training_stages:
+            near = nearest(stage.stage, model.training_stages)
+            raise RecipeError(f"run.stages: unknown stage {stage.stage!r}; {near}")
 
 
 def _check_run(recipe):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from loss_support import assert_relative
-from momentum_support import array, arrays, tensors, word_data
+from momentum_support import array, tensors, word_data
 from support import draw, gradients, load_fixture, region_backbone
 
 from keras_itr.layers import RecurrentTextTower, RegionTower, RegionTransformerTower, Tower
