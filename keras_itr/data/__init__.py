@@ -1,3 +1,4 @@
+from keras_itr.data.asymmetry_positives import AsymmetryPositives as AsymmetryPositives
 from keras_itr.data.augmentation import RandomFlip as RandomFlip
 from keras_itr.data.augmentation import RandomShift as RandomShift
 from keras_itr.data.caption_extraction import extract_caption_features as extract_caption_features
@@ -14,6 +15,7 @@ from keras_itr.data.pipeline import TrainingPipeline as TrainingPipeline
 from keras_itr.data.precomputed import load_precomputed as load_precomputed
 from keras_itr.data.shapes import graded_relevance as graded_relevance
 from keras_itr.data.shapes import load_shapes as load_shapes
+from keras_itr.data.shuffle_words import ShuffleWords as ShuffleWords
 from keras_itr.data.size_augmentation import RegionDropout as RegionDropout
 from keras_itr.data.size_augmentation import WordDropout as WordDropout
 from keras_itr.data.table import RetrievalTable as RetrievalTable

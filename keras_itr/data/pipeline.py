@@ -37,6 +37,11 @@ class TrainingPipeline:
         second_view: bool, default False: for every key that the crop or an
             augmentation changes, a batch also has `<key>_view2`, made from the
             same example with other random draws. The first views stay the same.
+        positives: an `AsymmetryPositives`, or None (default): every example has
+            one more caption of its image, made of the captions that the image
+            has in the table, as `positive_token_ids` and
+            `positive_padding_mask`. Augmentations do not see it, and second
+            views share it.
 
     Broken photos are found by `prepare_photos` beforehand; here one is an error
     of TensorFlow's that does not name its file.
@@ -44,7 +49,8 @@ class TrainingPipeline:
     Raises:
         ValueError: if the table does not fill one batch, or if photos are to be
             cropped or shrunk and the preprocessor has no image converter, or if
-            nothing changes a second view.
+            nothing changes a second view, or if there are no captions or no
+            tokenizer for positives.
 
     Example:
 
@@ -68,6 +74,7 @@ class TrainingPipeline:
         random_crop=None,
         shorter_side=None,
         second_view=False,
+        positives=None,
     ):
         self.table = table
         self.batch_size = batch_size
@@ -78,6 +85,7 @@ class TrainingPipeline:
         self.random_crop = random_crop
         self.shorter_side = shorter_side
         self.second_view = second_view
+        self.positives = positives
         self._crops = bool(random_crop) and "images" in table.image_columns
         if second_view and not self._changes():
             raise ValueError(
@@ -86,6 +94,9 @@ class TrainingPipeline:
             )
         if (random_crop or shorter_side) and not getattr(preprocessor, "image_converter", None):
             raise ValueError("random_crop and shorter_side need a preprocessor with an image converter.")
+        if positives is not None:
+            self._check_positives()
+            self._image_captions, self._caption_counts = _captions_by_image(table.caption_to_image)
         self.steps_per_epoch = len(self._drawn(0)) // batch_size
         if not self.steps_per_epoch:
             raise ValueError(
@@ -128,6 +139,7 @@ class TrainingPipeline:
     def _views(self, rows):
         """Raw rows to model inputs: the first view, and what differs in the second."""
         keys, second_keys = rows.pop("example_key"), rows.pop("second_example_key", None)
+        positives = self._tokenized_positives(rows)
         prepared = self._prepare(rows, keys)
         batch = self._augment(prepared, keys)
         if self.second_view:
@@ -135,7 +147,16 @@ class TrainingPipeline:
             photos = self._prepare({"images": rows["images"]}, second_keys) if self._crops else {}
             second = self._augment({**prepared, **photos}, second_keys)
             batch = {**batch, **{f"{key}_view2": second[key] for key in self._changes()}}
-        return batch
+        return {**batch, **positives}
+
+    def _tokenized_positives(self, rows):
+        """Takes what positives are made of, the own captions aside, out of the rows; the positives as tokens."""
+        if self.positives is None:
+            return {}
+        source = {key: rows.pop(key) for key in ("captions", "num_captions", "example_id", "epoch")}
+        texts = self.positives({**source, "anchor": rows["text"]})["positive_text"]
+        tokens = self.preprocessor({"text": texts})
+        return {f"positive_{key}": tokens[key] for key in ("token_ids", "padding_mask")}
 
     def _prepare(self, rows, keys):
         if "images" in rows:
@@ -185,7 +206,24 @@ class TrainingPipeline:
         batch["example_key"] = self._keys("augmentation", epoch, captions)
         if self.second_view:
             batch["second_example_key"] = self._keys("second view", epoch, captions)
+        if self.positives is not None:
+            batch["captions"] = _rows(self.table.captions, self._image_captions[images])
+            batch["num_captions"] = self._caption_counts[images]
+            batch.update(example_id=captions, epoch=np.asarray(epoch, "int64"))
         return batch
+
+    def _check_positives(self):
+        if self.table.captions is None:
+            columns = ", ".join(self.table.caption_columns)
+            raise ValueError(
+                f'positives: {self.table.name} has no captions to make them of, only {columns}; add the column "text", '
+                "or leave positives out."
+            )
+        if not getattr(self.preprocessor, "tokenizer", None):
+            raise ValueError(
+                "positives: they need a preprocessor with a tokenizer, such as RetrievalPreprocessor(tokenizer); give "
+                "one, or leave positives out."
+            )
 
     def _keys(self, stream, epoch, captions):
         """int64 `(B, 2)`, the seeds of the examples' random draws."""
@@ -211,3 +249,11 @@ def _rows(column, rows):
     """Gathered rows; half-precision files are widened, so that no model input is below float32."""
     rows = np.asarray(column[rows])
     return rows.astype("float32") if rows.dtype.kind == "f" else rows
+
+
+def _captions_by_image(caption_to_image):
+    """The caption rows of every image in table order, `(N, most)`, and their counts; the last one fills the row."""
+    counts = np.bincount(caption_to_image)
+    place = np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+    first = np.cumsum(counts) - counts
+    return np.argsort(caption_to_image, kind="stable")[first[:, None] + place], counts

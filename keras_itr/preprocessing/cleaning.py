@@ -3,7 +3,7 @@ import difflib
 from keras_itr.preprocessing.tensors import to_strings
 
 # White space of any script. RE2's own \s is ASCII only.
-_SPACE = r"\s\v\x1c-\x1f\x{85}\p{Z}"
+WHITE_SPACE = r"\s\v\x1c-\x1f\x{85}\p{Z}"
 _CUSA_MAX_WORDS = 64
 
 
@@ -60,7 +60,8 @@ def _to_python(cleaned):
     return [_to_python(item) for item in cleaned]
 
 
-def _replace_all(texts, *rules):
+def replace_all(texts, *rules):
+    """Pairs of a pattern and its replacement, applied to a string tensor in order."""
     import tensorflow as tf
 
     for pattern, replacement in rules:
@@ -71,11 +72,11 @@ def _replace_all(texts, *rules):
 def _clean_cusa(texts):
     import tensorflow as tf
 
-    return _replace_all(
+    return replace_all(
         tf.strings.lower(texts, encoding="utf-8"),
         (r"[.,'!?\"()*#:;~/-]", " "),
         (r"<person>", "person"),
-        (f"[{_SPACE}]{{2,}}", " "),
+        (f"[{WHITE_SPACE}]{{2,}}", " "),
         (r"\n+\z", ""),
         (r"\A +| +\z", ""),
         (rf"(?s)\A((?:[^ ]+ ){{{_CUSA_MAX_WORDS - 1}}}[^ ]+) .*\z", r"\1"),
@@ -85,7 +86,7 @@ def _clean_cusa(texts):
 def _clean_words(texts):
     import tensorflow as tf
 
-    return _replace_all(
+    return replace_all(
         tf.strings.lower(texts, encoding="utf-8"),
         ("\u2019", "'"),
         (r"[^\p{L}\p{M}\p{N}']+", " "),

@@ -3,11 +3,13 @@
 import os
 
 from keras_itr.data import (
+    AsymmetryPositives,
     ConceptGraph,
     RandomFlip,
     RandomShift,
     RegionDropout,
     RetrievalTable,
+    ShuffleWords,
     TrainingPipeline,
     WordDropout,
     prepare_photos,
@@ -206,14 +208,23 @@ def build_pipeline(recipe, model, table):
         model.preprocessor,
         seed=recipe.run.seed,
         captions_per_image=recipe.data.captions_per_image,
-        augmentations=_build_augmentations(recipe.data, model),
+        augmentations=_build_augmentations(recipe.data, model, recipe.run.seed),
         random_crop=recipe.data.random_crop,
         shorter_side=recipe.data.shorter_side,
         second_view=recipe.data.second_view,
+        positives=_build_positives(recipe.data, model, recipe.run.seed),
     )
 
 
-def _build_augmentations(data, model):
+def _build_positives(data, model, seed):
+    """The maker of further positive captions that a recipe's `data` section asks for, or None."""
+    if not data.positives:
+        return None
+    _read_tokenizer(model, "positives", "[]")
+    return AsymmetryPositives(data.positives, seed=seed)
+
+
+def _build_augmentations(data, model, seed):
     """The augmentations that a recipe's `data` section asks for."""
     augmentations = []
     if data.random_shift:
@@ -224,14 +235,20 @@ def _build_augmentations(data, model):
         if model.backbone.image_tower.input_key != "regions":
             raise RecipeError("data.region_dropout: the image tower reads no regions; set it to 0.")
         augmentations.append(RegionDropout(data.region_dropout))
+    # Before words are dropped: negatives are made of the whole caption.
+    if data.shuffled_negatives:
+        augmentations.append(ShuffleWords(_read_tokenizer(model, "shuffled_negatives", "false"), seed))
     if data.word_dropout:
-        tokenizer = getattr(model.preprocessor, "tokenizer", None)
-        if tokenizer is None or model.backbone.text_tower.input_key != "token_ids":
-            raise RecipeError(
-                "data.word_dropout: needs model.tokenizer and a text tower that reads its tokens; set it to 0."
-            )
-        augmentations.append(WordDropout(tokenizer, data.word_dropout))
+        augmentations.append(WordDropout(_read_tokenizer(model, "word_dropout", "0"), data.word_dropout))
     return augmentations
+
+
+def _read_tokenizer(model, key, off):
+    """The tokenizer whose tokens the text tower reads; without one, `data.<key>` is an error that `off` mends."""
+    tokenizer = getattr(model.preprocessor, "tokenizer", None)
+    if tokenizer is None or model.backbone.text_tower.input_key != "token_ids":
+        raise RecipeError(f"data.{key}: needs model.tokenizer and a text tower that reads its tokens; set it to {off}.")
+    return tokenizer
 
 
 def _build_tokenizer(component, table, registries):

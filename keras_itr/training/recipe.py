@@ -102,6 +102,14 @@ class DataSection(_Section):
     second_view: bool = Field(
         False, description="a second view of each training example, its crop and augmentations drawn independently"
     )
+    positives: list[Literal["join", "truncate"]] = Field(
+        [],
+        description="further true captions in training, one for each example: two captions of the image joined, or the "
+        "first half of the own one; each mode equally often. Two captions need a tokenizer that takes 64 tokens",
+    )
+    shuffled_negatives: bool = Field(
+        False, description="a false caption for each training example: the words of its own in another order"
+    )
     on_error: Literal["raise", "skip"] = Field("raise", description="what to do about photos that cannot be decoded")
     cache: str | None = Field(None, description="folder, relative to the data folder, for decoded training photos")
     shorter_side: PositiveInt | None = Field(None, description="shrink larger training photos to this shorter side")
@@ -112,6 +120,13 @@ class DataSection(_Section):
     def _shares(cls, value):
         if value and not value[0] <= value[1] <= 1:
             raise ValueError("must be two shares of the area, the smaller first, at most 1")
+        return value
+
+    @pydantic.field_validator("positives")
+    @classmethod
+    def _modes(cls, value):
+        if len(set(value)) < len(value):
+            raise ValueError(f"must name each mode once, got {value}")
         return value
 
     @property

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from support import draw
 
-from keras_itr.data import RandomFlip, RandomShift, RegionDropout, RetrievalTable, TrainingPipeline, WordDropout
+from keras_itr.data import (
+    AsymmetryPositives,
+    RandomFlip,
+    RandomShift,
+    RegionDropout,
+    RetrievalTable,
+    ShuffleWords,
+    TrainingPipeline,
+    WordDropout,
+)
 from keras_itr.preprocessing import RetrievalImageConverter, RetrievalPreprocessor, WordTokenizer
 
 
@@ -232,3 +241,130 @@ def test_a_second_photo_comes_of_the_same_photo():
 def test_a_second_view_that_nothing_changes_is_an_error(augmentations):
     with pytest.raises(ValueError, match="second_view: nothing makes it differ from the first; add random_crop"):
         TrainingPipeline(table(), 4, augmentations=augmentations, second_view=True)
+
+
+OWNERS = [2, 0, 2, 1, 3, 3, 0, 3, 3, 2, 3, 4]  # one, two, three or five captions of an image, out of order
+VERBS = ["sits", "stands", "runs", "jumps", "sleeps", "eats", "waits", "looks", "turns", "falls", "swims", "flies"]
+
+
+def positive_pipeline(batch_size=4, positives=None, seed=5, **arguments):
+    captions = [f"Dog {row} {verb}, by a tree!" for row, verb in enumerate(VERBS)]
+    rows = RetrievalTable(
+        {"regions": draw(5, 3, 2)},
+        {"text": captions, "text_features": np.arange(12, dtype="float32")[:, None]},
+        OWNERS,
+    )
+    tokenizer = WordTokenizer.from_captions(captions, sequence_length=16)
+    return TrainingPipeline(
+        rows, batch_size, RetrievalPreprocessor(tokenizer), seed=seed, positives=positives, **arguments
+    )
+
+
+def positive_texts(seen, pipeline):
+    """The positives in words by the row of the caption."""
+    detokenize = pipeline.preprocessor.tokenizer.detokenize
+    return {int(row): detokenize(np.array(ids)) for row, ids in by_example(seen, "positive_token_ids").items()}
+
+
+def test_positives_are_made_of_the_captions_of_the_image():
+    positives = AsymmetryPositives(seed=9)
+    pipeline = positive_pipeline(positives=positives)
+    kinds = set()
+    for epoch in range(12):
+        seen = batches(pipeline, epoch * 3, epoch * 3 + 3)
+        texts = positive_texts(seen, pipeline)
+        assert sorted(texts) == list(range(12))
+        for row, text in texts.items():
+            own = [other for other in range(12) if OWNERS[other] == OWNERS[row]]
+            captions = [pipeline.table.captions[other] for other in own]
+            example = {"captions": captions, "anchor": own.index(row), "example_id": row, "epoch": epoch}
+            assert text == positives(example)["positive_text"].numpy().decode()
+            # And in words: the first half of the own caption, or two captions of the image.
+            joints = [f"dog {a} {VERBS[a]} by a tree dog {b} {VERBS[b]} by a tree" for a in own for b in own]
+            half = f"dog {row} {VERBS[row]}"
+            assert text == half or text in joints
+            kinds.add((text == half, len(own)))
+        for batch in seen:
+            lengths = np.array([[len(texts[int(row)].split()) + 2] for row in batch["text_features"][:, 0]])
+            assert batch["positive_token_ids"].dtype == np.int32 and batch["positive_token_ids"].shape == (4, 16)
+            np.testing.assert_array_equal(batch["positive_padding_mask"], np.arange(16) < lengths)
+    assert kinds == {(half, count) for half in (True, False) for count in (1, 2, 3, 5)}
+
+
+def test_positives_leave_the_rest_of_a_batch_as_it_was():
+    tokenizer = positive_pipeline().preprocessor.tokenizer
+    augmentations = [ShuffleWords(tokenizer), RegionDropout(0.4), WordDropout(tokenizer, 0.9)]
+    both = {"augmentations": augmentations, "second_view": True}
+    plain, more = (batches(positive_pipeline(positives=p, **both), epochs=2) for p in (None, AsymmetryPositives()))
+    added = {"positive_token_ids", "positive_padding_mask"}
+    assert more[0].keys() - plain[0].keys() == added
+    assert_equal(plain, [{key: batch[key] for key in batch if key not in added} for batch in more])
+    # Neither dropped words nor a second view: the positives are the same without augmentations.
+    bare = batches(positive_pipeline(positives=AsymmetryPositives()), epochs=2)
+    for one, other in zip(more, bare, strict=True):
+        for key in added:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_positives_are_a_function_of_seed_epoch_and_example(monkeypatch):
+    def seen(first, last, calls=2, **arguments):
+        monkeypatch.setattr("keras_itr.data.pipeline.os.cpu_count", lambda: calls)
+        return batches(positive_pipeline(positives=AsymmetryPositives(), **arguments), first, last)
+
+    whole = seen(0, 9)
+    for calls in (1, 8):
+        assert_equal(whole, seen(0, 9, calls))
+    for step in (1, 4, 7):
+        assert_equal(whole[step:], seen(step, 9))
+
+    def texts(batches):
+        return by_example(batches, "positive_token_ids")
+
+    # Another order, another batch size and fewer captions of an epoch: the same captions for those that are there.
+    assert texts(whole[:3]) == texts(seen(0, 2, batch_size=6)) == texts(seen(0, 3, seed=6))
+    few = texts(seen(0, 2, captions_per_image=2))
+    assert len(few) == 8 and few.items() <= texts(whole[:3]).items()
+    epochs = [texts(whole[at : at + 3]) for at in (0, 3, 6)]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_positives_without_captions_or_a_tokenizer_are_an_error():
+    features = RetrievalTable({"regions": draw(2, 3, 2)}, {"text_features": draw(4, 2)}, [0, 0, 1, 1], name="mine")
+    with pytest.raises(ValueError) as caught:
+        TrainingPipeline(features, 2, positives=AsymmetryPositives())
+    assert str(caught.value) == (
+        'positives: mine has no captions to make them of, only text_features; add the column "text", or leave '
+        "positives out."
+    )
+    for preprocessor in (None, RetrievalPreprocessor(None, RetrievalImageConverter((8, 8))), lambda batch: batch):
+        with pytest.raises(ValueError) as caught:
+            TrainingPipeline(table(), 2, preprocessor, positives=AsymmetryPositives())
+        assert str(caught.value) == (
+            "positives: they need a preprocessor with a tokenizer, such as RetrievalPreprocessor(tokenizer); give one, "
+            "or leave positives out."
+        )
+
+
+def test_shuffled_words_are_those_of_the_whole_caption():
+    rows = region_table()
+    tokenizer = WordTokenizer.from_captions(list(rows.captions), sequence_length=12)
+
+    def seen(*augmentations, **arguments):
+        preprocessor = RetrievalPreprocessor(tokenizer)
+        return batches(TrainingPipeline(rows, 6, preprocessor, augmentations=augmentations, **arguments), epochs=2)
+
+    plain, dropped = seen(), seen(ShuffleWords(tokenizer), WordDropout(tokenizer, 0.9), second_view=True)
+    assert dropped[0].keys() - plain[0].keys() == {
+        "negative_token_ids",
+        "negative_padding_mask",
+        "token_ids_view2",
+        "padding_mask_view2",
+    }
+    for batch, whole in zip(dropped, plain, strict=True):
+        negatives = batch["negative_token_ids"]
+        np.testing.assert_array_equal(np.sort(negatives, axis=1), np.sort(whole["token_ids"], axis=1))
+        assert (negatives != whole["token_ids"]).any(axis=1).all()
+        np.testing.assert_array_equal(negatives[:, [0, 8]], whole["token_ids"][:, [0, 8]])
+        np.testing.assert_array_equal(batch["negative_padding_mask"], whole["padding_mask"])
+    first, second = (by_example(dropped[at : at + 3], "negative_token_ids") for at in (0, 3))
+    assert first != second

@@ -3,31 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from augmentation_support import MERGES, PIECES, assert_share, draws_of, in_graph, keys, pack, word_tokenizer
 
 from keras_itr.data import RandomFlip, RandomShift, RegionDropout, WordDropout
-from keras_itr.data.augmentation import draw_per_example
-from keras_itr.data.hashing import hash64
 from keras_itr.preprocessing import CLIPTokenizer, WordPieceTokenizer, WordTokenizer
 
-SPECIALS = ["[PAD]", "[UNK]", "[START]", "[END]"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "##s", "##gy", "cat", "a", "run", "##ning"]
-MERGES = ["d o", "do g</w>", "c a", "ca t</w>", "! !"]
 TEN = "w0 w1 w2 w3 w4 w5 w6 w7 w8 w9"
-
-
-def keys(count, seed=0):
-    """In the form of the pipeline's."""
-    rows = np.arange(count)
-    return np.stack([hash64(seed, "augmentation", 0, rows), rows.astype("uint64")], axis=1).view("int64")
-
-
-def in_graph(augmentation):
-    """As in the pipeline; eagerly, thousands of examples would take minutes."""
-    return tf.function(lambda batch, keys: augmentation(batch, keys))
-
-
-def draws_of(keys, stream, shape):
-    return tf.function(lambda keys: draw_per_example(keys, stream, shape))(keys).numpy()
 
 
 def dropped(rate, count, regions, mask=None, seed=0):
@@ -35,15 +16,6 @@ def dropped(rate, count, regions, mask=None, seed=0):
     if mask is not None:
         batch["region_mask"] = tf.constant(mask)
     return in_graph(RegionDropout(rate))(batch, keys(count, seed))["region_mask"].numpy()
-
-
-def word_tokenizer(count, *more):
-    return WordTokenizer([*SPECIALS, *[f"w{index}" for index in range(count)], *more], sequence_length=12)
-
-
-def pack(tokenizer, captions):
-    ids = np.asarray(tokenizer(captions))
-    return {"token_ids": tf.constant(ids), "padding_mask": tf.constant(np.asarray(tokenizer.padding_mask(ids)))}
 
 
 def corrupt(tokenizer, captions, rate, seed=0):
@@ -60,11 +32,6 @@ def corrupt(tokenizer, captions, rate, seed=0):
     assert (ends.sum(axis=1) == 1).all() and (ends.argmax(axis=1) == mask.sum(axis=1) - 1).all()
     assert (ids[:, 0] == tokenizer.start_token_id).all()
     return ids
-
-
-def assert_share(observed, expected, count):
-    """Within four and a half standard deviations of a binomial share."""
-    assert abs(observed - expected) < 4.5 * np.sqrt(expected * (1 - expected) / count)
 
 
 def test_draws_are_uniform_and_streams_and_examples_differ():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from keras_itr.data import RetrievalTable
+from keras_itr.data import AsymmetryPositives, RetrievalTable, ShuffleWords, WordDropout
 from keras_itr.training.builders import build_model, build_pipeline
 from keras_itr.training.recipe import Recipe, RecipeError, Registries, load_recipe
 from keras_itr.training.registries import default_registries
@@ -243,6 +243,18 @@ MALFORMED = {
     "number for a truth value": (
         ("num_images: 50", "second_view: 1"),
         "recipes/x.yaml:11: data.second_view: must be a valid boolean, got 1",
+    ),
+    "unknown kind of positives": (
+        ("num_images: 50", "positives: [join, truncat]"),
+        "recipes/x.yaml:11: data.positives.1: unknown value 'truncat'; did you mean 'truncate'?",
+    ),
+    "positives twice": (
+        ("num_images: 50", "positives: [join, join]"),
+        "recipes/x.yaml:11: data.positives: must name each mode once, got ['join', 'join']",
+    ),
+    "positives that are no list": (
+        ("num_images: 50", "positives: join"),
+        "recipes/x.yaml:11: data.positives: must be a valid list, got 'join'",
     ),
     "unknown literal": (
         ("  epochs: 3", "  optimizer: adamww\n  epochs: 3"),
@@ -509,6 +521,34 @@ def test_size_augmentation_and_second_views_are_set_in_the_recipe(recipe_folder)
     }
 
 
+def test_positives_and_shuffled_negatives_are_set_in_the_recipe(recipe_folder):
+    both = ("data.positives=[join, truncate]", "data.shuffled_negatives=true", "run.seed=3")
+    pipeline = pipeline_of(*both)
+    assert isinstance(pipeline.positives, AsymmetryPositives)
+    assert (pipeline.positives.modes, pipeline.positives.probabilities) == (("join", "truncate"), (0.5, 0.5))
+    shuffle = pipeline.augmentations[-2]
+    assert isinstance(shuffle, ShuffleWords) and isinstance(pipeline.augmentations[-1], WordDropout)
+    assert pipeline.seed == pipeline.positives.seed == shuffle.seed == 3
+    added = set(pipeline.dataset(epochs=1).element_spec) - set(pipeline_of().dataset(epochs=1).element_spec)
+    assert added == {
+        "positive_token_ids",
+        "positive_padding_mask",
+        "negative_token_ids",
+        "negative_padding_mask",
+    }
+    single = pipeline_of("data.positives=[truncate]").positives
+    assert (single.modes, single.probabilities) == (("truncate",), (1.0,))
+    assert pipeline_of().positives is None
+
+
+def test_the_words_of_negatives_are_not_dropped(recipe_folder):
+    pipeline = pipeline_of("data.shuffled_negatives=true", "data.word_dropout=0.9")
+    tokenizer = pipeline.preprocessor.tokenizer
+    batch = next(iter(pipeline.dataset(epochs=1)))
+    for ids in batch["negative_token_ids"].numpy():
+        assert sorted(tokenizer.detokenize(ids).split()) == ["a", "a", "hat", "man", "on", "red"]
+
+
 MISPLACED = {
     "no tokenizer": (
         (SENTENCES, "model.tokenizer=null"),
@@ -517,6 +557,14 @@ MISPLACED = {
     "unread tokens": (
         (SENTENCES,),
         "data.word_dropout: needs model.tokenizer and a text tower that reads its tokens; set it to 0.",
+    ),
+    "positives of unread tokens": (
+        (SENTENCES, "data.word_dropout=0", "data.positives=[join]"),
+        "data.positives: needs model.tokenizer and a text tower that reads its tokens; set it to [].",
+    ),
+    "negatives of unread tokens": (
+        (SENTENCES, "data.word_dropout=0", "data.shuffled_negatives=true"),
+        "data.shuffled_negatives: needs model.tokenizer and a text tower that reads its tokens; set it to false.",
     ),
     "no regions": (
         (
