@@ -6,4 +6,5 @@ from keras_itr.evaluation.protocols import check_protocol as check_protocol
 from keras_itr.evaluation.protocols import evaluate as evaluate
 from keras_itr.evaluation.reports import report as report
 from keras_itr.evaluation.reports import save_report as save_report
+from keras_itr.evaluation.two_stage import ranking_recall as ranking_recall
 from keras_itr.evaluation.two_stage import two_stage_recall as two_stage_recall

@@ -3,11 +3,11 @@ import functools
 
 import numpy as np
 
+from keras_itr import search as searches
 from keras_itr.evaluation.blocks import embedding_ranks
-from keras_itr.evaluation.two_stage import two_stage_recall
+from keras_itr.evaluation.two_stage import ranking_recall
 from keras_itr.metrics.chance import chance_hit_rate
 from keras_itr.metrics.recall import recall_from_ranks, two_way_ranks
-from keras_itr.search.reranking import shortlist_scores
 
 CUTOFFS = (1, 5, 10)
 
@@ -35,13 +35,14 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
             to 1024.
         verbose: bool, whether to show progress bars. Defaults to True.
         rerank: bool, whether a model with a second stage is evaluated with it
-            too, its shortlists being `model.rerank_top_k` long: a score matrix is
-            built then, and most of the time goes there. Defaults to False.
+            too, its shortlists as long as `model.shortlist_lengths()` says: most
+            of the time goes there. Defaults to False.
 
     Returns:
         flat dict of floats: the values of `metrics.recall_at_k`. With `rerank`
-        also those of `two_stage_recall`, `reranked_i2t_r1 ... reranked_rsum`, and
-        the shortlists' recall, their ceiling. Where the table
+        also those of `ranking_recall`, `reranked_i2t_r1 ... reranked_rsum`, the
+        shortlists' recall, their ceiling, and, where the score is no dot product,
+        the recalls of the embeddings alone, `coarse_i2t_r1 ...`. Where the table
         knows every true caption (`relevance`), also
         `checked_i2t_r1 ... checked_t2i_r10`, `checked_rsum` and the checked
         median ranks, for which every true caption or scene is a hit, and the
@@ -83,8 +84,9 @@ def _recall(model, data, batch_size, block_size, verbose, rerank, folds):
     """Mean over contiguous folds of the images."""
     size = _fold_size(data, folds)
     truth = _checked_truth(data)
+    search = searches.TwoStageSearch(model, verbose=verbose) if rerank else None
     scorer = _DotProduct if getattr(model, "dot_product", True) else _Scored
-    scorer = scorer(model, data, batch_size, block_size, verbose)
+    scorer = scorer(model, data, batch_size, block_size, verbose, search)
     results = []
     for start in range(0, data.num_images, size):
         images = slice(start, start + size)
@@ -92,8 +94,8 @@ def _recall(model, data, batch_size, block_size, verbose, rerank, folds):
         captions = np.flatnonzero((owner >= 0) & (owner < size))
         rank = scorer.ranker(images, captions)
         metrics = _fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions])
-        if rerank:
-            metrics.update(scorer.reranked(images, captions, owner[captions]))
+        if search is not None:
+            metrics.update(_two_stage(search, scorer.features, images, captions, owner[captions]))
         results.append(metrics)
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
@@ -132,14 +134,30 @@ def _chance(image_positives, caption_positives, prefix):
     }
 
 
+def _two_stage(search, features, images, captions, owner):
+    """Recalls after the model's second stage; and before it, where the score is no dot product."""
+    image = {name: rows[images] for name, rows in features[0].items()}
+    text = {name: rows[captions] for name, rows in features[1].items()}
+    metrics = {}
+    if not search.model.dot_product:
+        ranks = embedding_ranks(image["embedding"], text["embedding"], owner)
+        metrics.update(recall_from_ranks(*ranks, CUTOFFS, prefix="coarse_"))
+    found = ranking_recall(search.image_to_text(image, text), search.text_to_image(text, image), owner)
+    return {**metrics, **{f"reranked_{name}": value for name, value in found.items()}}
+
+
 class _DotProduct:
     """Ranks from embeddings, each side embedded once for all folds."""
 
-    def __init__(self, model, data, batch_size, block_size, verbose):
-        self.model, self.block_size, self.verbose = model, block_size, verbose
-        self.image_inputs, self.caption_inputs = images, captions = _model_inputs(data)
-        self.images = model.embed_images(images, batch_size=batch_size, verbose=verbose)
-        self.texts = model.embed_texts(captions, batch_size=batch_size, verbose=verbose)
+    def __init__(self, model, data, batch_size, block_size, verbose, search):
+        self.block_size = block_size
+        images, captions = _model_inputs(data)
+        if search is None:
+            self.images = model.embed_images(images, batch_size=batch_size, verbose=verbose)
+            self.texts = model.embed_texts(captions, batch_size=batch_size, verbose=verbose)
+        else:
+            self.features = search.encode_images(images, batch_size), search.encode_texts(captions, batch_size)
+            self.images, self.texts = (features["embedding"] for features in self.features)
         for side, rows, expected in (
             ("images", len(self.images), data.num_images),
             ("texts", len(self.texts), data.num_captions),
@@ -151,21 +169,20 @@ class _DotProduct:
         images, texts = self.images[images], self.texts[captions]
         return lambda positives: embedding_ranks(images, texts, positives, self.block_size)
 
-    def reranked(self, images, captions, owner):
-        """Recalls after the model's second stage."""
-        coarse, k = self.images[images] @ self.texts[captions].T, self.model.rerank_top_k
-        photos = {name: column[images] for name, column in self.image_inputs.items()}
-        texts = {name: np.asarray(column)[captions] for name, column in self.caption_inputs.items()}
-        fine = shortlist_scores(self.model, photos, texts, coarse, k, verbose=self.verbose)
-        return {f"reranked_{name}": value for name, value in two_stage_recall(coarse, fine, owner, k, k).items()}
-
 
 class _Scored:
     """Ranks from the model's own score, a block of images against all captions of the fold at a time."""
 
-    def __init__(self, model, data, batch_size, block_size, verbose):
+    def __init__(self, model, data, batch_size, block_size, verbose, search):
         self.model, self.batch_size, self.block_size, self.verbose = model, batch_size, block_size, verbose
         self.images, self.captions = _model_inputs(data)
+        if search is not None:
+            # What the second stage needs anyway saves encoding the captions anew for every block.
+            self.features = (
+                search.encode_images(self.images, batch_size),
+                search.encode_texts(self.captions, batch_size),
+            )
+            self.images, self.captions = self.features
 
     def ranker(self, images, captions):
         import keras  # Heavy, and needed for the bar alone.

@@ -56,12 +56,55 @@ def two_stage_recall(coarse, fine, caption_to_image, k_image_to_text, k_text_to_
     ks = [check_cutoff(k, "every cutoff in ks") for k in ks]
     owner = check_caption_to_image(caption_to_image, *coarse.shape)
     positives = owner == np.arange(len(coarse))[:, None]
-    image_ranks, image_hits = _ranks(coarse, fine, positives, k_image_to_text, ks)
-    caption_ranks, caption_hits = _ranks(coarse.T, fine.T, positives.T, k_text_to_image, ks)
+    return _recall(
+        _ranks(coarse, fine, positives, k_image_to_text, ks),
+        _ranks(coarse.T, fine.T, positives.T, k_text_to_image, ks),
+        ks,
+    )
+
+
+def ranking_recall(image_ranking, caption_ranking, caption_to_image, ks=(1, 5, 10)):
+    """R@K of what a two-stage search returned: `two_stage_recall` without the matrices.
+
+    Args:
+        image_ranking: `search.Ranking` of `(I, K)` captions of every image.
+        caption_ranking: `search.Ranking` of `(T, K')` images of every caption.
+        caption_to_image: int `(T,)`, the image row of every caption, in any order.
+        ks: the cutoffs. Defaults to `(1, 5, 10)`.
+
+    Returns:
+        the flat dict of `two_stage_recall`.
+
+    Raises:
+        ValueError: as `two_stage_recall`.
+
+    Example:
+
+    ```python
+    from keras_itr.evaluation import ranking_recall
+
+    rankings = search.image_to_text(images, texts), search.text_to_image(texts, images)
+    ranking_recall(*rankings, caption_to_image)["rsum"]
+    ```
+    """
+    ks = [check_cutoff(k, "every cutoff in ks") for k in ks]
+    num_images, num_captions = len(image_ranking.ids), len(caption_ranking.ids)
+    owner = check_caption_to_image(caption_to_image, num_images, num_captions)
+    image_positives = owner[image_ranking.ids] == np.arange(num_images)[:, None]
+    caption_positives = caption_ranking.ids == owner[:, None]
+    return _recall(
+        _shortlist_ranks(image_ranking.scores, image_positives, max([num_captions, *ks])),
+        _shortlist_ranks(caption_ranking.scores, caption_positives, max([num_images, *ks])),
+        ks,
+    )
+
+
+def _recall(images, captions, ks):
+    """The metrics from `(ranks, hits)` of either direction."""
     return {
-        **recall_from_ranks(image_ranks, caption_ranks, ks),
-        "i2t_shortlist": 100.0 * float(np.mean(image_hits)),
-        "t2i_shortlist": 100.0 * float(np.mean(caption_hits)),
+        **recall_from_ranks(images[0], captions[0], ks),
+        "i2t_shortlist": 100.0 * float(np.mean(images[1])),
+        "t2i_shortlist": 100.0 * float(np.mean(captions[1])),
     }
 
 
@@ -71,7 +114,11 @@ def _ranks(coarse, fine, positives, k, ks):
     if ids.shape == coarse.shape:
         return ranks(fine if k else coarse, positives), positives.any(axis=1)
     positives = np.take_along_axis(positives, ids, axis=1)
+    return _shortlist_ranks(shortlisted(fine, ids), positives, max([coarse.shape[1], *ks]))
+
+
+def _shortlist_ranks(scores, positives, miss):
+    """Ranks and hits from the scores and positives `(Q, K)` of shortlists."""
     hit = positives.any(axis=1)
     # Finite, so that a report can hold the median; and a miss too where a cutoff exceeds the gallery.
-    miss = max([coarse.shape[1], *ks])
-    return np.where(hit, ranks(shortlisted(fine, ids), positives), miss), hit
+    return np.where(hit, ranks(scores, positives), miss), hit

@@ -15,6 +15,7 @@ from keras_itr.losses import (
     intra_modal_separability,
     local_mutual_information,
 )
+from keras_itr.models.encoding import matched_rows
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows
 
@@ -184,11 +185,12 @@ class AAI(ImageTextRetriever):
         return self._embed(self.backbone.encode_texts(inputs, training=training))
 
     def pair_scores(self, image_features, text_features):
+        image_features, text_features, shape = matched_rows(image_features, text_features)
         logits = self._matching_logits(image_features, text_features)
-        odds = ops.cast(logits[:, 1] - logits[:, 0], "float32")
-        if self.rerank_mode == "itm":
-            return odds
-        return odds + ops.sum(image_features["embedding"] * text_features["embedding"], axis=-1) / self.tau()
+        scores = ops.cast(logits[:, 1] - logits[:, 0], "float32")
+        if self.rerank_mode == "sum":
+            scores += ops.sum(image_features["embedding"] * text_features["embedding"], axis=-1) / self.tau()
+        return ops.reshape(scores, shape)
 
     # Training.
 

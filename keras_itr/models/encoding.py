@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_itr.files import Rows
 from keras_itr.progress import SlowBar
 
 # What a user gives in place of the towers' inputs, and what may come along with those.
@@ -13,7 +14,7 @@ RAW_KEYS = {"image": "images", "text": "text"}
 COMPANIONS = {"image": ("region_mask", "region_boxes", "image_global"), "text": ("padding_mask",)}
 
 
-def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
+def run_encoder(retriever, side, what, x, batch_size=64, verbose=True, directory=None):
     """Encode `x` batch by batch.
 
     Args:
@@ -23,9 +24,10 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
         x: dict of model inputs, or a list of raw items.
         batch_size: int, rows per call.
         verbose: bool, a progress bar on work over two seconds.
+        directory: folder for the results as `.npy` files; None keeps them in memory.
 
     Returns:
-        dict of NumPy arrays, one row per item.
+        dict of NumPy arrays, one row per item, memory-mapped from the folder if there is one.
     """
     retriever.require_weights(f"embed_{side}s")
     columns = _columns(retriever, side, x)
@@ -33,7 +35,7 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
     if not count:
         raise ValueError(f"embed_{side}s received no {side}.")
     encoder = _compiled(retriever, what, side=side)
-    batches, bar = [], SlowBar(count, verbose)
+    rows, bar = Rows(count, directory), SlowBar(count, verbose)
     for start in range(0, count, batch_size):
         batch = {key: column[start : start + batch_size] for key, column in columns.items()}
         size = len(next(iter(batch.values())))
@@ -41,12 +43,19 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True):
             # One shape for all batches: the last one is filled up, and cut again.
             batch = {key: _fill(rows, batch_size) for key, rows in batch.items()}
         encoded = encoder.predict_on_batch(_prepare(retriever, batch))
-        batches.append({key: np.asarray(value)[:size] for key, value in encoded.items()})
+        rows.write(start, {key: np.asarray(value)[:size] for key, value in encoded.items()})
         bar.update(start + size)
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    return rows.done()
 
 
-def score_blocks(retriever, image, text, block_size, verbose=False, **arguments):
+def features_of(retriever, side, x, batch_size=64, verbose=True):
+    """The features of `x`, which may be such features already: a dict with `"embedding"`."""
+    if isinstance(x, dict) and "embedding" in x:
+        return x
+    return run_encoder(retriever, side, "features", x, batch_size, verbose)
+
+
+def score_blocks(retriever, image, text, block_size=64, verbose=False, **arguments):
     """The `(I, T)` similarity of two dicts of NumPy features, block by block; `arguments` are those of `similarity`."""
     scorer = _compiled(retriever, "similarity", **arguments)
     rows, bar = [], SlowBar(len(image["embedding"]), verbose)
@@ -79,6 +88,32 @@ def score_pairs(retriever, image, text, pairs, batch_size, verbose):
         scores[start : start + len(rows)] = np.asarray(scorer.predict_on_batch(batch)["scores"])[: len(rows)]
         bar.update(start + len(rows))
     return scores
+
+
+def score_candidates(retriever, queries, gallery, ids, query_side):
+    """The `(Q, K)` second-stage scores of queries with rows `ids` of the gallery, in one compiled call.
+
+    `queries` may have fewer rows than `ids`; the last one is repeated.
+    """
+    queries = {key: _fill(np.asarray(rows), len(ids))[:, None] for key, rows in queries.items()}
+    candidates = {key: np.asarray(rows[ids]) for key, rows in gallery.items()}
+    sides = (queries, candidates) if query_side == "image" else (candidates, queries)
+    batch = dict(zip(("image", "text"), sides, strict=True))
+    return np.asarray(_compiled(retriever, "pair_scores").predict_on_batch(batch)["scores"])
+
+
+def matched_rows(image, text):
+    """Two dicts of features whose leading axes broadcast, as matched rows `(P, ...)`, and the shape of those axes."""
+    leading = ops.shape(image["embedding"][..., 0] + text["embedding"][..., 0])
+    axes = len(leading)
+    if axes == 1:
+        return image, text, leading
+
+    def rows(x):
+        item = tuple(x.shape[axes:])
+        return ops.reshape(ops.broadcast_to(x, (*leading, *item)), (-1, *item))
+
+    return {key: rows(x) for key, x in image.items()}, {key: rows(x) for key, x in text.items()}, leading
 
 
 def _checked_pairs(pairs, images, texts):

@@ -5,7 +5,7 @@ import keras_hub
 from keras import ops
 
 from keras_itr.models.backbone import DualEncoderBackbone
-from keras_itr.models.encoding import run_encoder, score_blocks, score_pairs
+from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_pairs
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -77,8 +77,15 @@ class ImageTextRetriever(keras_hub.models.Task):
         return ops.matmul(image_features["embedding"], ops.transpose(text_features["embedding"]))
 
     def pair_scores(self, image_features, text_features):
-        """`(P,)` second-stage scores of matched rows: row `p` of one dict with row `p` of the other."""
+        """`(P,)` second-stage scores of matched rows: row `p` of one dict with row `p` of the other.
+
+        The axes before those of one item broadcast, as in `(Q, 1, ...)` queries with `(Q, K, ...)` candidates.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+
+    def shortlist_lengths(self):
+        """The method's own lengths of shortlists: captions of an image, images of a caption."""
+        return self.rerank_top_k, self.rerank_top_k
 
     def objectives(self, image_features, text_features, inputs, training=False):
         raise NotImplementedError(f"{type(self).__name__} must define objectives.")
@@ -214,7 +221,8 @@ class ImageTextRetriever(keras_hub.models.Task):
         """Similarity of every image with every text.
 
         Args:
-            images, texts: as for `embed_images` and `embed_texts`.
+            images, texts: as for `embed_images` and `embed_texts`; of a model whose
+                score is no dot product also the features of `TwoStageSearch`.
             batch_size: int, rows encoded, and scored, at a time.
             verbose: bool, a progress bar on work over two seconds.
 
@@ -224,15 +232,16 @@ class ImageTextRetriever(keras_hub.models.Task):
         if self.dot_product:
             image = self.embed_images(images, batch_size=batch_size, verbose=verbose)
             return image @ self.embed_texts(texts, batch_size=batch_size, verbose=verbose).T
-        image = run_encoder(self, "image", "features", images, batch_size, verbose)
-        text = run_encoder(self, "text", "features", texts, batch_size, verbose)
-        return score_blocks(self, image, text, batch_size)
+        image = features_of(self, "image", images, batch_size, verbose)
+        text = features_of(self, "text", texts, batch_size, verbose)
+        return score_blocks(self, image, text, batch_size, verbose)
 
     def rerank(self, images, texts, pairs, batch_size=256, verbose=True):
         """Second-stage score of given pairs, where the method has one.
 
         Args:
-            images, texts: as for `embed_images` and `embed_texts`.
+            images, texts: as for `embed_images` and `embed_texts`, or the features
+                of `search.TwoStageSearch`.
             pairs: `(P, 2)` int, rows of `images` and of `texts`.
             batch_size: int, pairs scored at a time.
             verbose: bool, a progress bar on work over two seconds.
@@ -246,8 +255,8 @@ class ImageTextRetriever(keras_hub.models.Task):
         """
         if not self.second_stage:
             raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
-        image = run_encoder(self, "image", "features", images, verbose=verbose)
-        text = run_encoder(self, "text", "features", texts, verbose=verbose)
+        image = features_of(self, "image", images, verbose=verbose)
+        text = features_of(self, "text", texts, verbose=verbose)
         return score_pairs(self, image, text, pairs, batch_size, verbose)
 
     # Saving.

@@ -4,7 +4,7 @@ from keras import ops
 from keras_itr.layers import RegionWordSimilarity, TrainingScalar, TransformerStack
 from keras_itr.losses import consistent_multimodal_contrastive, hard_negative_triplet, same_image_pairs
 from keras_itr.losses.pairs import masked_mean
-from keras_itr.models.encoding import run_encoder, score_blocks
+from keras_itr.models.encoding import features_of, score_blocks
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows
 
@@ -239,6 +239,9 @@ class TGDT(ImageTextRetriever):
             coarse, self._local_similarity(self.region_word_similarity.pairs, image_features, text_features)
         )
 
+    def shortlist_lengths(self):
+        return self.top_k_image_to_text, self.top_k_text_to_image
+
     def mixed(self, coarse, local):
         """The mixed score of global and local similarities of any one shape."""
         return self.local_weight * local + self.global_weight * coarse
@@ -265,7 +268,7 @@ class TGDT(ImageTextRetriever):
         """Similarity of every image with every text.
 
         Args:
-            images, texts: as for `embed_images` and `embed_texts`.
+            images, texts: as for `embed_images` and `embed_texts`, or the features of `search.TwoStageSearch`.
             mode: `"mixed"` (default), `"global"` or `"local"`.
             batch_size: int, rows encoded, and scored, at a time.
             verbose: bool, a progress bar on work over two seconds.
@@ -278,8 +281,8 @@ class TGDT(ImageTextRetriever):
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, received {mode!r}.")
-        image = run_encoder(self, "image", "features", images, batch_size, verbose)
-        text = run_encoder(self, "text", "features", texts, batch_size, verbose)
+        image = features_of(self, "image", images, batch_size, verbose)
+        text = features_of(self, "text", texts, batch_size, verbose)
         return score_blocks(self, image, text, batch_size, verbose, mode=mode)
 
     # Parts.

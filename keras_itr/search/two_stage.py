@@ -87,8 +87,7 @@ def shortlist(coarse, k):
         raise ValueError(
             f"coarse must be a matrix (queries, gallery) with at least one row and column, got shape {coarse.shape}."
         )
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 0:
-        raise ValueError(f"k must be an integer of at least 0, the length of the shortlist, got {k!r}.")
+    check_length(k, least=0)
     queries, gallery = coarse.shape
     size = min(k, gallery) or gallery
     step = max(1, BLOCK_ELEMENTS // gallery)
@@ -97,8 +96,15 @@ def shortlist(coarse, k):
         block = coarse[start : start + step]
         check_no_nan(block, start)
         if size < gallery:
-            ids[start : start + step] = _best(block, size)
+            ids[start : start + step] = highest(block, size)
     return ids
+
+
+def check_length(k, name="k", least=1):
+    """`k` as an int, the length of a shortlist."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, the length of the shortlist, got {k!r}.")
+    return int(k)
 
 
 def shortlisted(fine, ids):
@@ -108,8 +114,8 @@ def shortlisted(fine, ids):
     return scores
 
 
-def _best(block, size):
-    """Ids `(Q, size)`, rising, of the best items of every row, in one pass without a sort."""
+def highest(block, size):
+    """Columns `(Q, size)`, rising, of the best items of every row; of equals the first ones. One pass, no sort."""
     last = -np.partition(-block, size - 1, axis=1)[:, size - 1 : size]
     above, tied = block > last, block == last
     free = size - np.count_nonzero(above, axis=1, keepdims=True)
