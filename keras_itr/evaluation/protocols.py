@@ -7,12 +7,13 @@ from keras_itr import search as searches
 from keras_itr.evaluation.blocks import embedding_ranks
 from keras_itr.evaluation.two_stage import ranking_recall
 from keras_itr.metrics.chance import chance_hit_rate
+from keras_itr.metrics.ranking import percent_within
 from keras_itr.metrics.recall import recall_from_ranks, two_way_ranks
 
 CUTOFFS = (1, 5, 10)
 
 
-def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbose=True, rerank=False):
+def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbose=True, rerank=False, by_length=False):
     """Evaluate a retriever on a table by one of the field's protocols.
 
     Images and captions are embedded once each and ranked in blocks: the
@@ -37,12 +38,16 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
         rerank: bool, whether a model with a second stage is evaluated with it
             too, its shortlists as long as `model.shortlist_lengths()` says: most
             of the time goes there. Defaults to False.
+        by_length: bool, whether the recalls of captions as queries are also given
+            for the shortest, middle and longest third of the captions, by their
+            number of words. Defaults to False.
 
     Returns:
         flat dict of floats: the values of `metrics.recall_at_k`. With `rerank`
         also those of `ranking_recall`, `reranked_i2t_r1 ... reranked_rsum`, the
         shortlists' recall, their ceiling, and, where the score is no dot product,
-        the recalls of the embeddings alone, `coarse_i2t_r1 ...`. Where the table
+        the recalls of the embeddings alone, `coarse_i2t_r1 ...`. With `by_length`
+        also `short_t2i_r1 ...`, `middle_...` and `long_t2i_r10`. Where the table
         knows every true caption (`relevance`), also
         `checked_i2t_r1 ... checked_t2i_r10`, `checked_rsum` and the checked
         median ranks, for which every true caption or scene is a hit, and the
@@ -68,7 +73,7 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
     """
     check_protocol(protocol)
     rerank = rerank and getattr(model, "second_stage", False)
-    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose, rerank)
+    return PROTOCOLS[protocol](model, data, batch_size, block_size, verbose, rerank, by_length)
 
 
 def check_protocol(protocol):
@@ -80,7 +85,7 @@ def check_protocol(protocol):
         )
 
 
-def _recall(model, data, batch_size, block_size, verbose, rerank, folds):
+def _recall(model, data, batch_size, block_size, verbose, rerank, by_length, folds):
     """Mean over contiguous folds of the images."""
     size = _fold_size(data, folds)
     truth = _checked_truth(data)
@@ -93,14 +98,15 @@ def _recall(model, data, batch_size, block_size, verbose, rerank, folds):
         owner = data.caption_to_image - start
         captions = np.flatnonzero((owner >= 0) & (owner < size))
         rank = scorer.ranker(images, captions)
-        metrics = _fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions])
+        lengths = _lengths(data, captions) if by_length else None
+        metrics = _fold_metrics(rank, owner[captions], truth if truth is None else truth[images][:, captions], lengths)
         if search is not None:
             metrics.update(_two_stage(search, scorer.features, images, captions, owner[captions]))
         results.append(metrics)
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
 
-# Every protocol is a function of (model, data, batch_size, block_size, verbose, rerank).
+# Every protocol is a function of (model, data, batch_size, block_size, verbose, rerank, by_length).
 PROTOCOLS = {
     "full": functools.partial(_recall, folds=1),
     "f30k": functools.partial(_recall, folds=1),
@@ -109,16 +115,38 @@ PROTOCOLS = {
 }
 
 
-def _fold_metrics(rank, owner, truth):
-    metrics = recall_from_ranks(*rank(owner), CUTOFFS)
+def _fold_metrics(rank, owner, truth, lengths):
+    image_ranks, caption_ranks = rank(owner)
+    metrics = {**recall_from_ranks(image_ranks, caption_ranks, CUTOFFS), **_by_length(caption_ranks, lengths)}
     if truth is None:
         return metrics
+    checked_images, checked_captions = rank(truth)
     return {
         **metrics,
-        **recall_from_ranks(*rank(truth), CUTOFFS, prefix="checked_"),
+        **recall_from_ranks(checked_images, checked_captions, CUTOFFS, prefix="checked_"),
+        **_by_length(checked_captions, lengths, "checked_"),
         **_chance(np.bincount(owner), np.ones_like(owner), "chance_"),
         **_chance(truth.sum(axis=1), truth.sum(axis=0), "chance_checked_"),
     }
+
+
+def _by_length(caption_ranks, lengths, prefix=""):
+    """Recalls of the shortest, middle and longest third of the captions; equal lengths stand in their order."""
+    if lengths is None:
+        return {}
+    thirds = np.array_split(np.argsort(lengths, kind="stable"), 3)
+    return {
+        f"{prefix}{name}_t2i_r{k}": percent_within(caption_ranks[third], k)
+        for name, third in zip(("short", "middle", "long"), thirds, strict=True)
+        for k in CUTOFFS
+    }
+
+
+def _lengths(data, captions):
+    """Words of every caption."""
+    if data.captions is None or len(captions) < 3:
+        raise ValueError(f"by_length needs at least three caption strings, and {data.name} has none or fewer.")
+    return np.array([len(caption.split()) for caption in np.asarray(data.captions, object)[captions]])
 
 
 def _chance(image_positives, caption_positives, prefix):

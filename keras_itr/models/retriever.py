@@ -87,6 +87,10 @@ class ImageTextRetriever(keras_hub.models.Task):
         """The method's own lengths of shortlists: captions of an image, images of a caption."""
         return self.rerank_top_k, self.rerank_top_k
 
+    def pair_cost(self, regions, words):
+        """Multiply-adds of the second-stage score of one pair of so many regions and words, or None if not known."""
+        return None
+
     def objectives(self, image_features, text_features, inputs, training=False):
         raise NotImplementedError(f"{type(self).__name__} must define objectives.")
 

@@ -242,6 +242,9 @@ class TGDT(ImageTextRetriever):
     def shortlist_lengths(self):
         return self.top_k_image_to_text, self.top_k_text_to_image
 
+    def pair_cost(self, regions, words):
+        return regions * words * self.embedding_dim
+
     def mixed(self, coarse, local):
         """The mixed score of global and local similarities of any one shape."""
         return self.local_weight * local + self.global_weight * coarse
