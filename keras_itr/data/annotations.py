@@ -11,7 +11,7 @@ from keras_itr.data.missing_data import MissingData, require_files
 from keras_itr.data.region_columns import read_image_rows, region_columns
 from keras_itr.data.table import RetrievalTable
 
-PER_IMAGE = ("features", "region_boxes", "teacher_image")  # may be one file for every image
+PER_IMAGE = ("features", "region_boxes", "teacher_image", "image_global")  # may be one file for every image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ def build_table(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
     needs=(),
 ):
     """Annotations, photos, features and teachers to one table: the end of every reader.
@@ -91,6 +92,8 @@ def build_table(
         text_features: pattern of a `.npy` `(T, D)` of ready sentence vectors.
         teacher_image: pattern of `(N, D)`, or one file `(D,)` per image.
         teacher_text: pattern of a `.npy` `(T, D)`.
+        image_global: pattern of `(N, D)`, or one file `(D,)` per image: a pooled
+            vector of each image beside its regions.
         needs: paths of the files that `annotations` reads.
 
     Returns:
@@ -117,6 +120,7 @@ def build_table(
         "text_features": text_features,
         "teacher_image": teacher_image,
         "teacher_text": teacher_text,
+        "image_global": image_global,
     }
     patterns = {
         argument: FilePattern(argument, pattern, directory, split, per_image=argument in PER_IMAGE)
@@ -198,11 +202,12 @@ def _image_columns(annotations, located, max_regions):
     if "features" in located:
         boxes = located.get("region_boxes")
         columns.update(region_columns(annotations, located["features"], boxes, max_regions))
-    teacher = located.get("teacher_image")
-    if isinstance(teacher, list):
-        columns["teacher_image"] = FeaturesPerFile(teacher, rank=1)
-    elif teacher is not None:
-        columns["teacher_image"] = read_image_rows(annotations, teacher, rank=2)
+    for key in ("image_global", "teacher_image"):
+        rows = located.get(key)
+        if isinstance(rows, list):
+            columns[key] = FeaturesPerFile(rows, rank=1)
+        elif rows is not None:
+            columns[key] = read_image_rows(annotations, rows, rank=2)
     return columns
 
 

@@ -16,6 +16,7 @@ def load_coco_captions(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
 ):
     """The official COCO captions JSON: one file per split.
 
@@ -29,7 +30,7 @@ def load_coco_captions(
             `"annotations/captions_{split}2017.json"`. Defaults to
             `"captions_{split}.json"`.
         images, features, max_regions, region_boxes, text_features, teacher_image,
-            teacher_text: what else the table holds, see `build_table`.
+            teacher_text, image_global: what else the table holds, see `build_table`.
 
     Returns:
         A `RetrievalTable`: images in the order of `images`, captions in that of
@@ -51,7 +52,7 @@ def load_coco_captions(
     Reference: Chen et al., Microsoft COCO Captions, 2015.
     """
     path = FilePattern("annotations", annotations, directory, split, per_image=False).path
-    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text, image_global)
     return build_table(lambda: collect_annotations(path), directory, split, *columns, needs=[path])
 
 

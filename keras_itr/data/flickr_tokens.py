@@ -20,6 +20,7 @@ def load_flickr_tokens(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
 ):
     """The token file of Flickr30K and Flickr8K, with a list of image names per split.
 
@@ -34,7 +35,7 @@ def load_flickr_tokens(
         split_files: pattern of the lists, such as
             `"Flickr_8k.{split}Images.txt"`. Defaults to `"{split}.txt"`.
         images, features, max_regions, region_boxes, text_features, teacher_image,
-            teacher_text: what else the table holds, see `build_table`.
+            teacher_text, image_global: what else the table holds, see `build_table`.
 
     Returns:
         A `RetrievalTable`: images in the order of the list, captions of an image
@@ -60,7 +61,7 @@ def load_flickr_tokens(
         FilePattern(argument, pattern, directory, split, per_image=False).path
         for argument, pattern in (("annotations", annotations), ("split_files", split_files))
     )
-    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text, image_global)
     return build_table(
         lambda: collect_annotations(path, list_path), directory, split, *columns, needs=[path, list_path]
     )

@@ -18,6 +18,7 @@ def load_karpathy(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
     restval=True,
 ):
     """Karpathy's `dataset_*.json` of COCO, Flickr30K and Flickr8K: all splits in one file.
@@ -31,7 +32,7 @@ def load_karpathy(
         directory: folder of the data.
         annotations: pattern of the JSON file. Defaults to `"dataset.json"`.
         images, features, max_regions, region_boxes, text_features, teacher_image,
-            teacher_text: what else the table holds, see `build_table`.
+            teacher_text, image_global: what else the table holds, see `build_table`.
         restval: bool, whether `"train"` also takes COCO's `"restval"`, as
             published results do. Defaults to True.
 
@@ -54,7 +55,7 @@ def load_karpathy(
     Reference: Karpathy and Fei-Fei, CVPR 2015.
     """
     path = FilePattern("annotations", annotations, directory, split, per_image=False).path
-    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text, image_global)
     return build_table(lambda: collect_annotations(path, split, restval), directory, split, *columns, needs=[path])
 
 

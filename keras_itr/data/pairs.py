@@ -23,6 +23,7 @@ def load_pairs(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
     image_column="image",
     caption_column="caption",
     split_column=None,
@@ -44,7 +45,7 @@ def load_pairs(
         directory: folder of the data.
         annotations: pattern of the file. Defaults to `"captions.tsv"`.
         images, features, max_regions, region_boxes, text_features, teacher_image,
-            teacher_text: what else the table holds, see `build_table`.
+            teacher_text, image_global: what else the table holds, see `build_table`.
         image_column: string, column of the image's path, relative to `images` or
             absolute. Defaults to `"image"`.
         caption_column: string. Defaults to `"caption"`.
@@ -78,7 +79,7 @@ def load_pairs(
         split_column = "split"
     if pattern.path.suffix.lower() not in _ROWS:
         raise ValueError(f"annotations={annotations!r}: the suffix must be {', '.join(_ROWS)}.")
-    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text, image_global)
     names = (image_column, caption_column, split_column)
     return build_table(
         lambda: collect_annotations(pattern.path, split, *names), directory, split, *columns, needs=[pattern.path]

@@ -12,6 +12,7 @@ def load_precomputed(
     text_features=None,
     teacher_image=None,
     teacher_text=None,
+    image_global=None,
     region_boxes=None,
     lines_per_image=5,
     images=None,
@@ -37,6 +38,7 @@ def load_precomputed(
             are `name#0`, counted per image.
         region_boxes: pattern of a `.npy` `(N, R, 4)`.
         lines_per_image: int, lines per image in the caption file, default 5.
+        image_global: pattern of a `.npy` `(N, D)` of pooled image vectors.
         images, features, max_regions: further columns, and features in one file
             per image, see `build_table`; both need `{split}_names.txt`.
 
@@ -60,7 +62,7 @@ def load_precomputed(
     """
     caption_file = FilePattern("split", "{split}_caps.txt", directory, split).path
     pattern = None if features is None else FilePattern("features", features, directory, split)
-    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text)
+    columns = (images, features, max_regions, region_boxes, text_features, teacher_image, teacher_text, image_global)
     return build_table(
         lambda: _read(caption_file, pattern, lines_per_image), directory, split, *columns, needs=[caption_file]
     )

@@ -21,7 +21,7 @@ class BertTextTower(Tower):
     Args:
         vocabulary_size: int, number of token ids, 30522 for the uncased BERT in English.
         sequence_length: int, the longest input, default 64.
-        embedding_dim: int, output width, default 1024.
+        embedding_dim: int, output width, default 1024; None leaves the linear map out: the width is `hidden_dim`.
         hidden_dim: int, width of the Transformer, default 768.
         num_layers: int, default 12.
         num_heads: int, default 12.
@@ -90,20 +90,13 @@ class BertTextTower(Tower):
         )
         # Without the layer behind the tokens, which nothing would train.
         self.encoder = keras.Model(bert.input, bert.output["sequence_output"], name="encoder")
-        bound = 1 / math.sqrt(hidden_dim)
-        self.projection = keras.layers.Dense(
-            embedding_dim,
-            kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
-            bias_initializer=keras.initializers.RandomUniform(-bound, bound),
-            dtype=self.dtype_policy,
-            name="projection",
-        )
+        self.projection = None if embedding_dim is None else self._projection(hidden_dim, embedding_dim)
         self.pooling_layer = get_pooling(pooling)
-        self.projection.build((None, None, hidden_dim))
         # Configuration.
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
-        self.embedding_dim = self.output_dim = self.token_dim = embedding_dim
+        self.embedding_dim = embedding_dim
+        self.output_dim = self.token_dim = embedding_dim or hidden_dim
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
         self.num_heads = num_heads
@@ -125,8 +118,20 @@ class BertTextTower(Tower):
             },
             training=training,
         )
-        tokens = self.projection(hidden)
+        tokens = hidden if self.projection is None else self.projection(hidden)
         return {"pooled": self.pooling_layer(tokens, mask), "tokens": tokens, "mask": mask}
+
+    def _projection(self, hidden_dim, embedding_dim):
+        bound = 1 / math.sqrt(hidden_dim)
+        projection = keras.layers.Dense(
+            embedding_dim,
+            kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+            bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        projection.build((None, None, hidden_dim))
+        return projection
 
     def _start_from(self, preset):
         """BERT's weights from a preset; nothing has changed if it does not fit."""

@@ -176,6 +176,8 @@ def build_model(recipe, table, registries):
     method, arguments = registries.methods[model.method], dict(model.arguments)
     if "graph" in parameters_of(method) and "graph" not in arguments:
         arguments["graph"] = ConceptGraph.from_captions(table.captions)
+    if "image_global_dim" in parameters_of(method) and "image_global" in table.image_columns:
+        arguments.setdefault("image_global_dim", _width(table.image_columns, "image_global"))
     return method(
         backbone,
         preprocessor=RetrievalPreprocessor(tokenizer, converter) if tokenizer or converter else None,

@@ -29,6 +29,7 @@ COLUMNS = (
     "text_features",
     "teacher_image",
     "teacher_text",
+    "image_global",
 )
 
 
@@ -217,11 +218,15 @@ def test_npy_files_by_full_name_and_a_teacher_per_image(tmp_path):
             (tmp_path / "val" / kind / name).parent.mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "val" / kind / f"{name}.npy", array)
     columns = build(
-        tmp_path, features="{split}/regions/{name}.npy", teacher_image="{split}/teachers/{name}.npy"
+        tmp_path,
+        features="{split}/regions/{name}.npy",
+        teacher_image="{split}/teachers/{name}.npy",
+        image_global="{split}/teachers/{name}.npy",
     ).image_columns
     assert columns["regions"].dtype == np.float16
     np.testing.assert_array_equal(columns["regions"], regions)
     np.testing.assert_array_equal(columns["teacher_image"], teachers)
+    np.testing.assert_array_equal(columns["image_global"], teachers)
 
 
 @pytest.mark.parametrize("key", ["features", "feat", "x"])
