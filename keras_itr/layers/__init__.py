@@ -5,12 +5,14 @@ from keras_itr.layers.clip_vision_tower import CLIPVisionTower as CLIPVisionTowe
 from keras_itr.layers.concept_graph_encoder import ConceptGraphEncoder as ConceptGraphEncoder
 from keras_itr.layers.concept_query import ConceptQuery as ConceptQuery
 from keras_itr.layers.convolutional_tower import ConvolutionalTower as ConvolutionalTower
+from keras_itr.layers.cross_modal_attention import CrossModalAttention as CrossModalAttention
 from keras_itr.layers.feature_queue import FeatureQueue as FeatureQueue
 from keras_itr.layers.fusion_encoder import FusionEncoder as FusionEncoder
 from keras_itr.layers.generalized_pooling import GeneralizedPooling as GeneralizedPooling
 from keras_itr.layers.grid_features import GridFeatures as GridFeatures
 from keras_itr.layers.grid_tower import GridTower as GridTower
 from keras_itr.layers.hard_negative_sampler import HardNegativeSampler as HardNegativeSampler
+from keras_itr.layers.hierarchical_similarity import HierarchicalSimilarity as HierarchicalSimilarity
 from keras_itr.layers.image_networks import build_image_network as build_image_network
 from keras_itr.layers.masked_pooling import MaskedPooling as MaskedPooling
 from keras_itr.layers.momentum_twin import MomentumTwin as MomentumTwin
@@ -21,6 +23,7 @@ from keras_itr.layers.region_tower import RegionTower as RegionTower
 from keras_itr.layers.region_transformer_tower import RegionTransformerTower as RegionTransformerTower
 from keras_itr.layers.region_word_similarity import RegionWordSimilarity as RegionWordSimilarity
 from keras_itr.layers.sentence_feature_tower import SentenceFeatureTower as SentenceFeatureTower
+from keras_itr.layers.text_negatives import TextNegatives as TextNegatives
 from keras_itr.layers.tower import Tower as Tower
 from keras_itr.layers.training_scalar import TrainingScalar as TrainingScalar
 from keras_itr.layers.transformer_stack import TransformerStack as TransformerStack

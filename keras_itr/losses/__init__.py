@@ -1,6 +1,9 @@
 from keras_itr.losses.aai import image_text_contrastive as image_text_contrastive
 from keras_itr.losses.aai import image_text_matching as image_text_matching
 from keras_itr.losses.aai import intra_modal_separability as intra_modal_separability
+from keras_itr.losses.asymmetry_sensitive import (
+    asymmetry_sensitive_contrastive as asymmetry_sensitive_contrastive,
+)
 from keras_itr.losses.coder import batch_diversity_contrastive as batch_diversity_contrastive
 from keras_itr.losses.coder import diversity_sensitive_contrastive as diversity_sensitive_contrastive
 from keras_itr.losses.coder import negative_weights as negative_weights
