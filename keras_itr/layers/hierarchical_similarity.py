@@ -58,8 +58,8 @@ class HierarchicalSimilarity(keras.layers.Layer):
     Methods:
         pairs(regions, words, image_global, region_mask=None, word_mask=None,
             return_parts=False): matched pairs, `(P, R, D)`, `(P, L, D)` and
-            `(P, Dc)` to `(P,)`. Any number of leading axes, which broadcast as
-            in `CrossModalAttention.pairs`. A pair sees itself alone, whatever
+            `(P, Dc)` to `(P,)`. Two leading axes broadcast as in
+            `CrossModalAttention.pairs`. A pair sees itself alone, whatever
             `conditioning` says.
 
     Raises:
