@@ -137,7 +137,7 @@ class HierarchicalSimilarity(keras.layers.Layer):
         if self.conditioning == "paired":
             parts = self._paired(regions, words, image_global, region_mask, word_mask, training)
         else:
-            parts = self._pairwise(regions, words, image_global, region_mask, word_mask)
+            parts = self.pairwise(regions, words, image_global, region_mask, word_mask)
         return parts if return_parts else parts["similarity"]
 
     def pairs(self, regions, words, image_global, region_mask=None, word_mask=None, return_parts=False):
@@ -146,7 +146,7 @@ class HierarchicalSimilarity(keras.layers.Layer):
         parts = self._mix(attended["scores"], _norm_product(image, text))
         return parts if return_parts else parts["similarity"]
 
-    def _pairwise(self, regions, words, image_global, region_mask, word_mask):
+    def pairwise(self, regions, words, image_global, region_mask=None, word_mask=None):
         # What an image says without a text is made once, whatever the number of texts and chunks.
         image_parts = [ops.expand_dims(part, 1) for part in self._image_parts(image_global)]
 

@@ -1,4 +1,5 @@
 from keras_itr.models.aai import AAI as AAI
+from keras_itr.models.ascl import AsCL as AsCL
 from keras_itr.models.backbone import DualEncoderBackbone as DualEncoderBackbone
 from keras_itr.models.clip import CLIP as CLIP
 from keras_itr.models.coder import CODER as CODER

@@ -8,6 +8,7 @@ METHODS = {
     "aai": models.AAI,
     "coder": models.CODER,
     "tgdt": models.TGDT,
+    "ascl": models.AsCL,
 }
 IMAGE_TOWERS = {
     "region": layers.RegionTower,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from momentum_support import make_aai
 from support import load_fixture, region_backbone
+from test_ascl import make as make_ascl
 from test_tgdt import boxed_data
 from test_tgdt import make as make_tgdt
 
@@ -28,6 +29,7 @@ def sides(data):
 METHODS = {
     "tgdt": lambda **arguments: make_tgdt(global_weight=0.5, **arguments),
     "tgdt official": lambda **arguments: make_tgdt(masked_value=0.0, trim_last_word=True, **arguments),
+    "ascl": lambda **arguments: make_ascl(**arguments),
     "aai": lambda **arguments: make_aai(**arguments),
     "aai sum": lambda **arguments: make_aai(rerank_mode="sum", **arguments),
 }
@@ -63,7 +65,7 @@ def test_equals_the_exhaustive_score_within_the_shortlists(name, settings):
         np.testing.assert_array_equal(ranking.ids, two_stage_order(coarse_rows, fine_rows, k))
 
 
-@pytest.mark.parametrize("name", ("tgdt", "aai"))
+@pytest.mark.parametrize("name", ("tgdt", "ascl", "aai"))
 def test_a_shortlist_as_long_as_the_gallery_is_exhaustive(name):
     model, image, text = case(name)
     search = TwoStageSearch(model, 12, 99, verbose=False)
