@@ -18,7 +18,7 @@ class ConvolutionalTower(Tower):
     Args:
         image_size: pair of ints, height and width; multiples of `2**len(filters)`.
         filters: list of ints, channels of the stages, default `(32, 64, 128, 128)`.
-        embedding_dim: int, output width, default 256.
+        embedding_dim: int, output width, default 256; None: no last dense layer, the vector is the pooled map.
         pooling: `"flatten"` (default), `"gpo"`, `"mean"`, `"max"` or `"first"`.
         dropout: float, rate before the last dense layer, default 0.
 
@@ -76,12 +76,16 @@ class ConvolutionalTower(Tower):
         cells = height * width
         self.pooling_layer = None if pooling == "flatten" else get_pooling(pooling)
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
-        self.output_layer = keras.layers.Dense(embedding_dim, dtype=self.dtype_policy, name="output")
-        self.output_layer.build((None, cells * channels if pooling == "flatten" else channels))
+        width = cells * channels if pooling == "flatten" else channels
+        self.output_layer = None
+        if embedding_dim is not None:
+            self.output_layer = keras.layers.Dense(embedding_dim, dtype=self.dtype_policy, name="output")
+            self.output_layer.build((None, width))
         # Configuration.
         self.image_size = tuple(image_size)
         self.filters = tuple(filters)
-        self.embedding_dim = self.output_dim = embedding_dim
+        self.embedding_dim = embedding_dim
+        self.output_dim = embedding_dim or width
         self.token_dim = channels
         self.pooling = pooling
         self.dropout = dropout
@@ -99,7 +103,9 @@ class ConvolutionalTower(Tower):
             pooled = ops.reshape(x, (ops.shape(x)[0], self.num_cells * self.token_dim))
         else:
             pooled = self.pooling_layer(tokens, mask)
-        pooled = self.output_layer(self.drop(pooled, training=training))
+        pooled = self.drop(pooled, training=training)
+        if self.output_layer is not None:
+            pooled = self.output_layer(pooled)
         return {"pooled": pooled, "tokens": tokens, "mask": mask}
 
     def _convolution(self, filters, strides, name):

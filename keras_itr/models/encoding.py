@@ -75,7 +75,7 @@ def score_blocks(retriever, image, text, block_size=64, verbose=False, **argumen
 def score_pairs(retriever, image, text, pairs, batch_size, verbose):
     """The `(P,)` second-stage scores of rows `pairs` `(P, 2)` of two dicts of NumPy features."""
     pairs = _checked_pairs(pairs, len(image["embedding"]), len(text["embedding"]))
-    scorer = _compiled(retriever, "pair_scores")
+    scorer = _compiled(retriever, "pair_scores", side="both")
     scores, bar = np.empty(len(pairs), "float32"), SlowBar(len(pairs), verbose)
     for start in range(0, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
@@ -99,7 +99,7 @@ def score_candidates(retriever, queries, gallery, ids, query_side):
     candidates = {key: np.asarray(rows[ids]) for key, rows in gallery.items()}
     sides = (queries, candidates) if query_side == "image" else (candidates, queries)
     batch = dict(zip(("image", "text"), sides, strict=True))
-    return np.asarray(_compiled(retriever, "pair_scores").predict_on_batch(batch)["scores"])
+    return np.asarray(_compiled(retriever, "pair_scores", side=query_side).predict_on_batch(batch)["scores"])
 
 
 def matched_rows(image, text):
@@ -161,7 +161,8 @@ def _similarity(retriever, inputs, **arguments):
     return {"similarity": retriever.similarity(inputs["image"], inputs["text"], **arguments)}
 
 
-def _pair_scores(retriever, inputs):
+def _pair_scores(retriever, inputs, side):
+    # `side` keeps apart what TensorFlow would trace anew with unknown sizes, where it must see which axis broadcasts.
     return {"scores": retriever.pair_scores(inputs["image"], inputs["text"])}
 
 
