@@ -23,6 +23,7 @@ class RegionTransformerTower(Tower):
         intermediate_dim: int, default 2048.
         pooling: `"mean"` (default), `"gpo"`, `"max"` or `"first"`.
         dropout: float, within the stack, training only, default 0.1.
+        feature_dropout: float, rate on the region features, training only, default 0.
         grid: pair of ints, or None (default): regions without boxes are the
             cells of a grid of so many rows and columns, row by row from the top
             left, and get the boxes of these.
@@ -50,7 +51,8 @@ class RegionTransformerTower(Tower):
     ```
 
     Reference: the image encoder of Liu et al., TGDT, IEEE TIP 2023, in the form
-    of the official code. The boxes of grid cells are our choice.
+    of the official code. The boxes of grid cells and the dropout of features are
+    our choice.
     """
 
     side = "image"
@@ -66,11 +68,13 @@ class RegionTransformerTower(Tower):
         intermediate_dim=2048,
         pooling="mean",
         dropout=0.1,
+        feature_dropout=0.0,
         grid=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         # Layers.
+        self.drop = keras.layers.Dropout(feature_dropout, dtype=self.dtype_policy, name="drop")
         self.box_hidden = self._dense(feature_dim, feature_dim + 5, "box_hidden", "relu")
         self.box_output = self._dense(feature_dim, feature_dim, "box_output")
         self.stack = TransformerStack(
@@ -87,11 +91,12 @@ class RegionTransformerTower(Tower):
         self.intermediate_dim = intermediate_dim
         self.pooling = pooling
         self.dropout = dropout
+        self.feature_dropout = feature_dropout
         self.grid = None if grid is None else tuple(grid)
         self.built = True
 
     def call(self, inputs, training=False):
-        regions = inputs["regions"]
+        regions = self.drop(inputs["regions"], training=training)
         mask = self.mask_of(inputs, "region_mask", regions)
         boxes = ops.cast(self.boxes_of(inputs), regions.dtype)
         area = (boxes[..., 2:3] - boxes[..., 0:1]) * (boxes[..., 3:4] - boxes[..., 1:2])
@@ -132,6 +137,7 @@ class RegionTransformerTower(Tower):
             "intermediate_dim": self.intermediate_dim,
             "pooling": self.pooling,
             "dropout": self.dropout,
+            "feature_dropout": self.feature_dropout,
             "grid": self.grid,
         }
 
