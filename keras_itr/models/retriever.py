@@ -142,6 +142,15 @@ class ImageTextRetriever(keras_hub.models.Task):
         weighted = [weight * terms[name] for name, weight in self.term_weights.items() if name not in self.idle_terms]
         return sum(weighted[1:], weighted[0])
 
+    def zero_grad(self, set_to_none=True):
+        """Drop the gradients of all variables; PyTorch's trainer calls it before every backward pass.
+
+        Keras registers variables with PyTorch by their paths, and those of layers that were built by themselves repeat
+        in one model: PyTorch's own method would leave the gradients of all but one to add up from step to step.
+        """
+        for variable in self.variables:
+            variable.value.grad = None
+
     @property
     def metrics(self):
         return [metric for metric in super().metrics if metric.name not in self.idle_terms]

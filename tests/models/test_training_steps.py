@@ -100,6 +100,19 @@ def test_one_step_changes_the_same_on_every_backend(name, optimizer):
             np.testing.assert_allclose(after[id(weight)], moved, atol=1e-6, err_msg=weight.path)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="gradients stay with their variables on PyTorch alone")
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_do_not_add_up_from_step_to_step(name):
+    model = prepared(name)
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    variables = model.trainable_variables
+    model.fit(word_data(8), batch_size=8, verbose=0)
+    for variable in variables:
+        variable.value.grad = keras.ops.full(variable.shape, float("nan"))
+    model.fit(word_data(8), batch_size=8, verbose=0)
+    assert not [v.path for v in variables if v.value.grad is not None and np.isnan(array(v.value.grad)).any()]
+
+
 if __name__ == "__main__":
     for name, optimizer in CASES:
         found, _ = changes(*stepped(name, optimizer))

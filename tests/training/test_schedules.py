@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_itr.training.recipe import RunSection
-from keras_itr.training.schedules import EpochCosine, WarmupStepDecay, build_schedule
+from keras_itr.training.schedules import EpochCosine, LaterStart, WarmupStepDecay, build_schedule
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
@@ -34,6 +34,15 @@ def test_warmup_and_step_decay_of_tgdt():
     steps = sorted({*range(0, 2400, 97), 0, 1, 799, 800, 997, 998, 999, 1599, 1600, 2399})
     got = rates(WarmupStepDecay(1e-5, steps_per_epoch=40), steps)
     np.testing.assert_allclose(got, expected[steps], rtol=1e-5, atol=0)
+
+
+def test_a_later_optimizer_counts_on():
+    settings = run(schedule={"type": "cosine", "per": "step", "final": 0.01})
+    whole, later = build_schedule(settings, 5), build_schedule(settings, 5, first_step=20)
+    np.testing.assert_allclose(rates(later, range(0, 20, 3)), rates(whole, range(20, 40, 3)), rtol=1e-6)
+    again = LaterStart.from_config(later.get_config())
+    assert again.get_config() == later.get_config() and rates(again, [3]) == rates(later, [3])
+    assert build_schedule(run(), 5, first_step=20) == 0.1
 
 
 def test_cosine_per_step_with_warmup():

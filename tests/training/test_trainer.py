@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def test_a_run_leaves_everything_behind(recipe, tmp_path, capsys):
     assert train(folder / "recipe.yaml", run_dir=tmp_path / "second", verbose=False)["rsum"] == metrics["rsum"]
 
 
+STAGED = """
+model:
+  method: tgdt
+  embedding_dim: 8
+  image_tower: {type: convolutional, filters: [4, 4, 8], embedding_dim: null, pooling: mean}
+  text_tower: {type: transformer, embedding_dim: 8, num_layers: 1, num_heads: 2, dropout: 0.1}
+  tokenizer: {type: word, sequence_length: 32}
+  image_converter: {image_size: [32, 32], scale: 0.007843, offset: -1.0}
+  arguments: {embedding_dim: 8, local_layers: 1, global_layers: 1, num_heads: 2, intermediate_dim: 16}
+data:
+  source: shapes
+  num_scenes: 10
+run:
+  epochs: 3
+  stages: [{stage: local, epochs: 1}, {stage: global, epochs: 2}]
+  batch_size: 16
+  learning_rate: 1.0e-3
+  schedule: {type: step, decay_epochs: 2}
+  checkpoint_steps: 2
+"""
+
+
 class Killed(Exception):
     pass
 
@@ -79,6 +102,42 @@ class Killed(Exception):
 @pytest.mark.parametrize("stop", [2, 3, 5, "epoch"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path, monkeypatch):
     """Three steps an epoch, a state every two: killed inside an epoch, at its end, in the next, and between two."""
+    check_resume(stop, recipe, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("stop", [5, "epoch"])
+def test_training_stages_go_on_where_they_stopped(stop, tmp_path, monkeypatch):
+    """Killed inside the second stage, and between the two."""
+    recipe = tmp_path / "staged.yaml"
+    recipe.write_text(STAGED)
+    check_resume(stop, recipe, tmp_path, monkeypatch)
+    header, *rows = [line.split(",") for line in history(tmp_path / "whole")]
+    trained = [{name for name in ("inter", "intra", "local") if row[header.index(name)] != "nan"} for row in rows]
+    assert trained == [{"local"}, {"inter", "intra"}, {"inter", "intra"}]
+    assert from_preset(tmp_path / "whole/best").training_stage in ("local", "global")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("run.stages=[{stage: local, epochs: 2}]", "add up to 2, not to epochs: 3"),
+        ("run.stages=[{stage: lokal, epochs: 3}]", "unknown stage 'lokal'; did you mean 'local'?"),
+    ],
+)
+def test_wrong_stages(override, message, tmp_path):
+    recipe = tmp_path / "staged.yaml"
+    recipe.write_text(STAGED)
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        train(recipe, [override], run_dir=tmp_path / "run", verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_without_stages(recipe, tmp_path):
+    with pytest.raises(RecipeError, match="'cusa' has no training stages; remove the key"):
+        train(recipe, ["run.stages=[{stage: local, epochs: 3}]"], run_dir=tmp_path / "run", verbose=False)
+
+
+def check_resume(stop, recipe, tmp_path, monkeypatch):
     every = ["run.validation_every=2"]
     train(recipe, every, run_dir=tmp_path / "whole", verbose=False)
     seen = []
