@@ -6,7 +6,7 @@ from keras_itr.layers.tower import Tower
 
 @keras.saving.register_keras_serializable(package="keras_itr")
 class RegionFeatureTower(Tower):
-    """Region or grid features as they are, for methods that bring their own projection. No weights.
+    """Region or grid features as they are, for methods that bring their own projection. No weights; padding is zero.
 
     Args:
         feature_dim: int, width of one region and of the output.
@@ -44,8 +44,8 @@ class RegionFeatureTower(Tower):
         self.built = True
 
     def call(self, inputs, training=False):
-        regions = inputs["regions"]
-        mask = self.mask_of(inputs, "region_mask", regions)
+        mask = self.mask_of(inputs, "region_mask", inputs["regions"])
+        regions = self.without_padding(inputs["regions"], mask)
         return {"pooled": self.pooling_layer(regions, mask), "tokens": regions, "mask": mask}
 
     def get_config(self):

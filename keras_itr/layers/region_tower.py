@@ -22,7 +22,8 @@ class RegionTower(Tower):
 
     Inputs:
         regions: `(B, R, feature_dim)` float.
-        region_mask: `(B, R)` bool, True = valid; optional.
+        region_mask: `(B, R)` bool, True = valid; optional. What stands behind a
+            False does not matter, NaN included.
 
     Returns:
         dict of `"pooled"` `(B, E)`, `"tokens"` `(B, R, E)`, `"mask"` `(B, R)`.
@@ -70,8 +71,8 @@ class RegionTower(Tower):
         self.built = True
 
     def call(self, inputs, training=False):
-        regions = self.drop(inputs["regions"], training=training)
-        mask = self.mask_of(inputs, "region_mask", regions)
+        mask = self.mask_of(inputs, "region_mask", inputs["regions"])
+        regions = self.drop(self.without_padding(inputs["regions"], mask), training=training)
         hidden = self.normalization(self.hidden(regions), mask=mask, training=training)
         tokens = self.shortcut(regions) + self.output_layer(keras.ops.relu(hidden))
         return {"pooled": self.pooling_layer(tokens, mask), "tokens": tokens, "mask": mask}

@@ -101,8 +101,7 @@ class RegionTransformerTower(Tower):
         boxes = ops.cast(self.boxes_of(inputs), regions.dtype)
         area = (boxes[..., 2:3] - boxes[..., 0:1]) * (boxes[..., 3:4] - boxes[..., 1:2])
         placed = ops.concatenate([regions, boxes, area], axis=-1)
-        # Attention multiplies padding by zero, and zero times NaN is NaN.
-        tokens = self.box_output(self.box_hidden(ops.where(mask[:, :, None], placed, ops.zeros_like(placed))))
+        tokens = self.box_output(self.box_hidden(self.without_padding(placed, mask)))
         tokens = self.stack(tokens, mask, training=training)
         if self.projection is not None:
             tokens = self.projection(tokens)

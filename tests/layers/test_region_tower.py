@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from support import draw, gradients, load_fixture
 
-from keras_itr.layers import RegionTower
+from keras_itr.layers import RegionFeatureTower, RegionTower
 
 
 @pytest.mark.parametrize(("name", "training"), [("encoder_00_eval", False), ("encoder_02_train_masked", True)])
@@ -65,3 +65,18 @@ def test_padding_changes_nothing(pooling):
     np.testing.assert_allclose(
         *[keras.ops.convert_to_numpy(keras.ops.stop_gradient(x)) for x in (plain, masked)], atol=1e-6
     )
+
+
+def test_nan_behind_the_mask_reaches_no_feature_and_no_weight():
+    tower = RegionTower(6, 4, pooling="mean", dropout=0.5)
+    regions, mask = draw(2, 5, 6), np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]], bool)
+    regions[~mask] = np.nan
+
+    def loss(regions):
+        return keras.ops.sum(tower({"regions": regions, "region_mask": mask}, training=True)["pooled"])
+
+    value, grads = gradients(loss, [regions], tower.trainable_variables)
+    assert np.isfinite(value) and all(np.isfinite(grad).all() for grad in grads)
+    assert all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in tower.weights)
+    plain = RegionFeatureTower(6)({"regions": regions, "region_mask": mask})
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(plain["tokens"]), np.where(mask[..., None], regions, 0))
