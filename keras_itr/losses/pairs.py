@@ -64,7 +64,8 @@ def same_image_pairs(ids, key_ids=None):
     ids = ops.convert_to_tensor(ids)
     if key_ids is None:
         return ops.equal(ids[:, None], ids[None, :])
-    key_ids = ops.convert_to_tensor(key_ids)
+    # A queue holds int32: ids beyond it are cut the same way on both sides.
+    ids, key_ids = ops.cast(ids, "int32"), ops.cast(ops.convert_to_tensor(key_ids), "int32")
     return ops.logical_and(ops.equal(ids[:, None], key_ids[None, :]), written(key_ids))
 
 

@@ -234,7 +234,6 @@ class AAI(ImageTextRetriever):
 
     def _with_queues(self, image_key, text_key, ids):
         """Keys of the batch first, then those of the queues: `(C, D)` twice and their ids `(C,)`."""
-        ids = ops.cast(ids, "int32")
         if not self.queue_size:
             return image_key, text_key, ids
         # Both queues are written together, so that their ids are the same.

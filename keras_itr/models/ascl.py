@@ -188,7 +188,7 @@ class AsCL(ImageTextRetriever):
     # Training.
 
     def objectives(self, image_features, text_features, inputs, training=False):
-        ids = inputs.get("image_id")
+        ids = self.image_ids(inputs, required=False)
         terms = {}
         if self.original_weight:
             negatives = self._negatives(text_features, training) + self._other_orders(inputs, training)

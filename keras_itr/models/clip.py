@@ -69,7 +69,7 @@ class CLIP(JointEmbeddingRetriever):
     def objectives(self, image_features, text_features, inputs, training=False):
         similarity = self.similarity(image_features, text_features)
         tau = self.tau()
-        return {"itc": symmetric_contrastive(similarity, inputs.get("image_id"), tau), "tau": tau}
+        return {"itc": symmetric_contrastive(similarity, self.image_ids(inputs, required=False), tau), "tau": tau}
 
     def get_config(self):
         return {

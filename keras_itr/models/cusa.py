@@ -126,7 +126,7 @@ class CUSA(ImageTextRetriever):
         terms = self.alignment.objectives(similarity, image_features, text_features, inputs, training)
         if self.contrastive_weight:
             terms["tau_itc"] = self.tau_itc()
-            terms["itc"] = self._contrastive(similarity, inputs.get("image_id"), terms["tau_itc"])
+            terms["itc"] = self._contrastive(similarity, self.image_ids(inputs, required=False), terms["tau_itc"])
         return terms
 
     def uni_modal_images(self, image_features):

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_pairs
+from keras_itr.models.image_ids import checked_ids
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -166,6 +167,7 @@ class ImageTextRetriever(keras_hub.models.Task):
         """Nothing to check: any subset of the inputs will do."""
 
     def fit(self, x=None, *args, **kwargs):
+        _check_arrays(x)
         missing, self.missing_weights = self.missing_weights, None
         try:
             if self.preprocessor is not None:
@@ -175,8 +177,13 @@ class ImageTextRetriever(keras_hub.models.Task):
         except Exception:
             self.missing_weights = missing
             raise
+        finally:
+            # Its callback does not come to it where training is interrupted.
+            if hasattr(self, "warmup"):
+                self.warmup.reset()
 
     def evaluate(self, x=None, *args, **kwargs):
+        _check_arrays(x)
         if self.preprocessor is not None:
             return super().evaluate(x, *args, **kwargs)
         return keras.Model.evaluate(self, x, *args, **kwargs)
@@ -186,12 +193,23 @@ class ImageTextRetriever(keras_hub.models.Task):
             return super().predict(x, *args, **kwargs)
         return keras.Model.predict(self, x, *args, **kwargs)
 
-    def image_ids(self, inputs):
-        """`"image_id"` of the inputs, for methods that tell keys of earlier batches apart by it."""
-        if "image_id" not in inputs:
-            received = ", ".join(map(repr, inputs))
-            raise ValueError(f"{type(self).__name__} needs 'image_id' in training, received {received}.")
-        return inputs["image_id"]
+    def image_ids(self, inputs, required=True):
+        """`"image_id"` of the inputs as a `(B,)` int32 tensor: every method reads it here.
+
+        Args:
+            inputs: dict of model inputs.
+            required: bool, default True, for methods that tell keys of earlier batches apart by it; False: None where
+                it is absent.
+
+        Raises:
+            ValueError: if it is required and absent, or not one integer per pair.
+        """
+        if "image_id" in inputs:
+            return checked_ids(inputs["image_id"])
+        if not required:
+            return None
+        received = ", ".join(map(repr, inputs))
+        raise ValueError(f"{type(self).__name__} needs 'image_id' in training, received {received}.")
 
     # Use.
 
@@ -338,3 +356,9 @@ class ImageTextRetriever(keras_hub.models.Task):
             f"{type(self).__name__} has no uni-modal vectors: "
             "add plugins=(SoftLabelAlignment(),) or use cross_modal=True."
         )
+
+
+def _check_arrays(x):
+    """Look at the ids while they are NumPy's: in a graph their values, and in an error their name, are gone."""
+    if isinstance(x, dict) and "image_id" in x:
+        checked_ids(x["image_id"])

@@ -250,7 +250,7 @@ class TGDT(ImageTextRetriever):
         return self.local_weight * local + self.global_weight * coarse
 
     def objectives(self, image_features, text_features, inputs, training=False):
-        positives = same_image_pairs(inputs.get("image_id"))
+        positives = same_image_pairs(self.image_ids(inputs, required=False))
         hardest = ops.equal(self.warmup(), 0.0) if self.hardest else False
         terms = {}
         if self.training_stage != "local":

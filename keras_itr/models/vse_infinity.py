@@ -87,7 +87,7 @@ class VSEInfinity(JointEmbeddingRetriever):
 
     def objectives(self, image_features, text_features, inputs, training=False):
         similarity = self.similarity(image_features, text_features)
-        positives = same_image_pairs(inputs.get("image_id")) if self.mask_same_image else None
+        positives = same_image_pairs(self.image_ids(inputs, required=False)) if self.mask_same_image else None
         hardest = ops.equal(self.warmup(), 0.0) if self.hardest else False
         return {"triplet": hard_negative_triplet(similarity, self.margin, hardest, self.reduction, positives)}
 

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from momentum_support import make_aai, make_coder
+from momentum_support import copy_weights, features_and_terms, make_aai, make_coder, tensors
 from support import draw, region_backbone, region_data
 
 from keras_itr.layers import FeatureQueue
@@ -187,6 +187,37 @@ def test_the_errors_of_training_input():
         model.compile(optimizer="sgd", run_eagerly=True)
         with pytest.raises(ValueError, match=message):
             model.fit({key: value for key, value in data.items() if key != missing}, batch_size=8, verbose=0)
+
+
+def test_ids_beyond_int32_find_themselves_in_a_queue():
+    models = [make_aai(region_backbone(), itm_weight=0) for _ in range(2)]
+    copy_weights(*models)
+    data = region_data(8)
+    for _ in range(2):
+        expected = features_and_terms(models[0], data, training=True)[1]
+        large = {**data, "image_id": data["image_id"].astype("int64") + 7_000_000_000}
+        found = features_and_terms(models[1], large, training=True)[1]
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["clip", "cusa", "vse_infinity", "aai", "coder"])
+def test_ids_that_are_not_one_integer_per_pair_are_refused(name):
+    model, data = METHODS[name](), region_data(8)
+    ids = data["image_id"]
+    cases = [
+        (ids[:, None], r"'image_id' must be one integer per pair, shape \(B,\), received shape \(8, 1\) of .*int32"),
+        (ids.astype("float32"), r"'image_id' must be one integer per pair.*of float32"),
+        (ids.astype("str"), "'image_id' must be one integer per pair"),
+        (ids - 1, "'image_id' must be 0 or more, received -1"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(ValueError, match=message):
+            model.fit({**data, "image_id": wrong}, verbose=0)
+    inputs = tensors({**data, "image_id": cases[0][0]})
+    features = model(inputs)
+    with pytest.raises(ValueError, match=cases[0][1]):
+        model.objectives(features["image"], features["text"], inputs)
 
 
 def test_the_errors_of_construction_and_use():

@@ -79,6 +79,16 @@ def test_a_resumed_training_finds_the_switch_of_its_epoch():
     np.testing.assert_allclose(found, [every, hardest], rtol=1e-5)
 
 
+def test_an_interrupted_training_leaves_no_warm_up_behind():
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    data, model = region_data(8), still()
+    with pytest.raises(KeyboardInterrupt):
+        history(model, data, 2, [HardestNegativeWarmup(1), keras.callbacks.LambdaCallback(on_train_batch_end=stop)])
+    assert float(array(model.warmup())) == 0
+
+
 class CountsTraces(VSEInfinity):
     """Counts how often Python runs its objectives."""
 
