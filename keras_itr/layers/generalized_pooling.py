@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_itr.layers.both_directions import both_directions
 from keras_itr.numerics import at_least_float32
 
 
@@ -38,8 +39,8 @@ class GeneralizedPooling(keras.layers.Layer):
         `(B, D)`, at least float32.
 
     Raises:
-        ValueError: for an odd `position_dim`, or for sets larger than a frozen
-            layer was frozen for.
+        ValueError: for an odd `position_dim`, a `temperature` of 0 or less, or for
+            sets larger than a frozen layer was frozen for.
 
     Example:
 
@@ -60,13 +61,14 @@ class GeneralizedPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         if position_dim % 2:
             raise ValueError(f"position_dim must be even (sine and cosine pairs), received {position_dim}.")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, a divisor, received {temperature}.")
         self.position_dim = position_dim
         self.hidden_dim = hidden_dim
         self.temperature = temperature
         # Sorting, softmax and the fill value need float32 under any policy.
-        self.recurrence = keras.layers.Bidirectional(
+        self.recurrence = both_directions(
             keras.layers.GRU(hidden_dim, return_sequences=True, reset_after=True, dtype="float32", **self._uniform()),
-            merge_mode="ave",
             dtype="float32",
             name="recurrence",
         )
@@ -99,7 +101,19 @@ class GeneralizedPooling(keras.layers.Layer):
         return self._rows(counts, int(ops.convert_to_numpy(ops.max(counts))))
 
     def freeze(self, size):
-        """Fix the weights for sets of up to `size` elements, outside of any compiled function; None undoes it."""
+        """Fix the weights for sets of up to `size` elements, outside of any compiled function; None undoes it.
+
+        Do it before the first compiled call: a function of TensorFlow or JAX keeps the state it was compiled in. After
+        it, `compile()` makes `fit` anew; what `embed_images` and its kin compiled stays until the model is loaded anew.
+
+        Args:
+            size: int, 1 or more, or None.
+
+        Raises:
+            ValueError: for a size below 1.
+        """
+        if size is not None and size < 1:
+            raise ValueError(f"freeze() needs a size of 1 or more, or None to thaw, received {size}.")
         self.frozen_table = None if size is None else ops.convert_to_numpy(self._table(size))
 
     def save_own_variables(self, store):

@@ -1,5 +1,6 @@
 import keras
 
+from keras_itr.layers.both_directions import both_directions
 from keras_itr.layers.masked_pooling import get_pooling
 from keras_itr.layers.tower import Tower
 
@@ -53,9 +54,8 @@ class RecurrentTextTower(Tower):
             name="words",
         )
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
-        self.recurrence = keras.layers.Bidirectional(
+        self.recurrence = both_directions(
             keras.layers.GRU(embedding_dim, return_sequences=True, reset_after=True, dtype=self.dtype_policy),
-            merge_mode="ave",
             dtype=self.dtype_policy,
             name="recurrence",
         )

@@ -1,3 +1,5 @@
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -84,6 +86,37 @@ def test_config_round_trip_and_odd_width():
     assert GeneralizedPooling.from_config(config).get_config() == config
     with pytest.raises(ValueError, match="even"):
         GeneralizedPooling(position_dim=5)
+    with pytest.raises(ValueError, match="temperature must be above 0, a divisor, received 0"):
+        GeneralizedPooling(temperature=0)
+    with pytest.raises(ValueError, match="a size of 1 or more, or None to thaw, received 0"):
+        GeneralizedPooling(4, 4).freeze(0)
+
+
+@keras.saving.register_keras_serializable(package="keras_itr_tests")
+class Poolings(keras.Model):
+    """Makes its poolings while it is loaded, in memory that is freed and taken again."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.poolings = []
+        for _ in range(8):
+            self.poolings.append(GeneralizedPooling(2, 2))
+            gc.collect()
+        self.built = True
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_poolings_of_a_loaded_model_share_nothing(tmp_path):
+    # What was there before is not searched again and again.
+    gc.freeze()
+    model = Poolings()
+    model.save(tmp_path / "model.keras")
+    for _ in range(3):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert len({id(weight) for weight in loaded.weights}) == len(model.weights) == 8 * 7
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", ["gpo_07_zero_length"])
