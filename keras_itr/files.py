@@ -1,8 +1,12 @@
 import contextlib
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+
+from keras_itr.messages import one_line
 
 
 @contextlib.contextmanager
@@ -17,6 +21,9 @@ def written_whole(path):
     Yields:
         `Path` of the same suffix in the same folder.
 
+    Raises:
+        OSError: names `path`, if it or its folder cannot be written.
+
     Example:
 
     ```python
@@ -27,13 +34,56 @@ def written_whole(path):
     ```
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        if str(error.filename) not in map(str, (aside, *path.parents)):
+            raise
+        # The name that was asked for: nobody knows the one beside it.
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def read_archive(path, names, remedy):
+    """The arrays of an `.npz` that are called `names`, those of them that are there. Never a pickle.
+
+    Args:
+        path: path of the file.
+        names: strings.
+        remedy: string, the end of the message: what to do about a file that cannot be read.
+
+    Returns:
+        dict of arrays.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: names the file, if it is no archive of arrays or not whole.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.files import read_archive
+
+    np.savez("a.npz", rows=np.ones(3))
+    read_archive("a.npz", ["rows", "ids"], "make it anew.")  # {"rows": ...}
+    ```
+    """
+    try:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("one array, not an archive of them")
+            return {name: stored[name] for name in names if name in stored.files}
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole .npz of arrays ({one_line(error)}); {remedy}") from error
 
 
 class Rows:

@@ -8,7 +8,8 @@ from keras_itr.data.concept_words import choose_concepts, count_concepts, words_
 from keras_itr.data.messages import choose
 from keras_itr.data.missing_data import require_files
 from keras_itr.data.word_vectors import ppmi_vectors, read_word_vectors, source_name
-from keras_itr.files import written_whole
+from keras_itr.files import read_archive, written_whole
+from keras_itr.messages import one_line
 
 _MODES = ("complex", "scale", "binary")
 _ARRAYS = ("concepts", "classes", "counts", "cooccurrence", "embeddings", "settings")
@@ -94,9 +95,14 @@ class ConceptGraph:
             A `ConceptGraph`, the same for the same arguments.
 
         Raises:
-            ValueError: if there is no caption or no content word, if the quotas do
-                not make `num_concepts`, or for a faulty file.
+            ValueError: if there is no caption or no content word, for a single
+                string, a `num_concepts` below 1, quotas that do not make it, or a
+                faulty file.
         """
+        if isinstance(captions, (str, bytes)):
+            raise ValueError(f"captions must be a list of strings, received one string; use [{captions[:20]!r}].")
+        if num_concepts < 1:
+            raise ValueError(f"num_concepts must be 1 or more, received {num_concepts}.")
         word_sets = list(words_of(captions, cleaning, verbose))
         classes = None
         if concepts is None:
@@ -184,13 +190,14 @@ class ConceptGraph:
             ValueError: if it is no file of a graph.
         """
         require_files([path])
+        arrays = read_archive(path, _ARRAYS, "make the graph anew, as by tools/build_concepts.py.")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in _ARRAYS}
             arrays["settings"] = json.loads(str(arrays["settings"]))
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-            raise ValueError(f"{Path(path)}: not a file that ConceptGraph.save wrote ({error}).") from error
-        return cls(**arrays)
+            return cls(**arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{Path(path)}: not a file that ConceptGraph.save wrote ({one_line(error)}); make the graph anew."
+            ) from error
 
     def _check(self):
         size = len(self.concepts)
@@ -201,6 +208,9 @@ class ConceptGraph:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} of {size} concepts cannot have shape {getattr(self, name).shape}.")
+        if not np.isfinite(self.embeddings).all():
+            row = np.argwhere(~np.isfinite(self.embeddings))[0][0]
+            raise ValueError(f"embeddings of {self.concepts[row]!r} hold a number that is not finite; mend its vector.")
         if len(self.classes) != size:
             raise ValueError(f"{len(self.classes)} classes for {size} concepts.")
         together = self.cooccurrence

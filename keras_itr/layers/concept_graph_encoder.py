@@ -5,6 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_itr.files import read_archive
 from keras_itr.numerics import unit_rows
 
 _ARRAYS = ("embeddings", "propagation")
@@ -39,7 +40,8 @@ class ConceptGraphEncoder(keras.layers.Layer):
         `layer()`: `(K, D)` float32, unit rows.
 
     Raises:
-        ValueError: if an array is missing or has the wrong shape.
+        ValueError: if an array is missing, has the wrong shape or holds a number
+            that is not finite, or if the file cannot be read.
 
     Example:
 
@@ -108,8 +110,7 @@ def _read_graph(graph):
     source = "graph"
     if isinstance(graph, (str, os.PathLike)):
         source = str(graph)
-        with np.load(source, allow_pickle=False) as stored:
-            graph = {key: stored[key] for key in _ARRAYS if key in stored.files}
+        graph = read_archive(source, _ARRAYS, "make the graph anew, as by tools/build_concepts.py.")
     elif not isinstance(graph, dict):
         graph = {key: getattr(graph, key) for key in _ARRAYS if hasattr(graph, key)}
     for key in _ARRAYS:
@@ -123,4 +124,7 @@ def _read_graph(graph):
             f"{source}: embeddings must be (K, E) and propagation (K, K), "
             f"received {embeddings.shape} and {propagation.shape}."
         )
+    for key, array in (("embeddings", embeddings), ("propagation", propagation)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{source}: {key} hold a number that is not finite; make the graph anew.")
     return embeddings, propagation

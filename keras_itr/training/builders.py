@@ -174,7 +174,7 @@ def build_model(recipe, table, registries):
     if model.initial_weights:
         load_initial_weights(backbone, model.initial_weights)
     method, arguments = registries.methods[model.method], dict(model.arguments)
-    if "graph" in parameters_of(method) and "graph" not in arguments:
+    if "graph" in parameters_of(method) and arguments.get("graph") is None:
         arguments["graph"] = ConceptGraph.from_captions(table.captions)
     if "image_global_dim" in parameters_of(method) and "image_global" in table.image_columns:
         arguments.setdefault("image_global_dim", _width(table.image_columns, "image_global"))

@@ -9,7 +9,7 @@ from keras_itr.training.recipe_loading import nearest, shown
 _SUPPLIED = ("self", "backbone", "preprocessor", "plugins", "split", "name", "dtype")
 # Arguments of a tower that follow from the data, the tokenizer or the image converter.
 _DERIVED = ("feature_dim", "image_size", "vocabulary_size", "sequence_length")
-# Made of the training captions where a recipe names no file.
+# The path of a file, or made of the training captions where a recipe names none.
 _OPTIONAL = ("graph",)
 _SIMPLE_TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -104,6 +104,8 @@ def _check_arguments(source, path, label, function, arguments, own_keys=(), deri
         if name not in parameters:
             choices = [choice for choice in (*parameters, *own_keys) if choice not in derived]
             raise source.error(here, f"unknown argument of {label}; {nearest(name, choices)}")
+        if name in _OPTIONAL and not isinstance(value, (str, type(None))):
+            raise source.error(here, f"must be the path of a file, or null, got {shown(value)}")
         expected = _expected(parameters[name], value)
         if expected and not any(_is(value, simple) for simple in expected):
             allowed = " or ".join(_SIMPLE_TYPES[simple] for simple in expected)

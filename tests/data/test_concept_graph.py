@@ -196,7 +196,21 @@ def test_errors(tmp_path):
         ConceptGraph(["a", "b"], [1, 3], [[0, 2], [2, 0]], draw(2, 3))
     with pytest.raises(ValueError, match=r"unknown mode 'scaled'.*did you mean 'scale'"):
         ConceptGraph(["a"], [1], [[0]], draw(1, 3)).adjacency("scaled")
-    (tmp_path / "graph.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"embeddings of 'b' hold a number that is not finite"):
+        ConceptGraph(["a", "b"], [1, 1], np.zeros((2, 2)), [[0.0], [np.nan]])
+    with pytest.raises(ValueError, match=r"list of strings, received one string; use \['a dog'\]"):
+        ConceptGraph.from_captions("a dog")
+    with pytest.raises(ValueError, match="num_concepts must be 1 or more, received 0"):
+        ConceptGraph.from_captions(CAPTIONS, num_concepts=0)
+    ConceptGraph.from_captions(CAPTIONS).save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    # Both readers of the file: the graph's own and the layer's.
+    for content in (b"no archive", whole[:-200]):
+        (tmp_path / "graph.npz").write_bytes(content)
+        for read in (ConceptGraph.load, ConceptGraphEncoder):
+            with pytest.raises(ValueError, match=r"graph.npz: not a whole .npz of arrays \(.*\); make the graph anew"):
+                read(tmp_path / "graph.npz")
+    np.savez(tmp_path / "graph.npz", concepts=["a"])
     with pytest.raises(ValueError, match=r"graph.npz: not a file that ConceptGraph.save wrote"):
         ConceptGraph.load(tmp_path / "graph.npz")
     with pytest.raises(MissingData, match=r"graph_2.npz"):

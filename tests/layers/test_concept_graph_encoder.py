@@ -94,6 +94,8 @@ def test_errors(tmp_path):
         ConceptGraphEncoder({"embeddings": draw(5, 3)})
     with pytest.raises(ValueError, match=r"propagation \(K, K\), received \(5, 3\) and \(4, 4\)"):
         ConceptGraphEncoder({"embeddings": draw(5, 3), "propagation": draw(4, 4)})
+    with pytest.raises(ValueError, match="graph: embeddings hold a number that is not finite; make the graph anew"):
+        ConceptGraphEncoder({"embeddings": np.full((5, 3), np.nan), "propagation": draw(5, 5)})
     np.savez(tmp_path / "other.npz", counts=draw(3))
     with pytest.raises(ValueError, match=r"other.npz: needs embeddings and propagation, has neither"):
         ConceptGraphEncoder(tmp_path / "other.npz")

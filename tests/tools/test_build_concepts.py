@@ -137,6 +137,14 @@ BAD = {
     "glove": (["train_caps.txt", "--glove", "none.txt"], "none.txt: no such file"),
     "number": (["train_caps.txt", "--num_concepts", "0"], "num_concepts must be at least 1, got 0"),
     "output": (["train_caps.txt", "--output", "graph.json"], "must end in .npz"),
+    "folder that is a file": (
+        ["train_caps.txt", "--output", "dev_caps.txt/graph.npz"],
+        "dev_caps.txt/graph.npz: cannot be written (File exists).",
+    ),
+    "file that is a folder": (
+        ["train_caps.txt", "--output", "taken.npz"],
+        "error: taken.npz: cannot be written (Is a directory).",
+    ),
 }
 
 
@@ -147,6 +155,7 @@ def folder(tmp_path_factory):
         (path / name).write_text("\n".join(TRAIN))
     (path / "captions_val.json").write_text('{"images": [], "annotations": []}')
     karpathy(path / "dataset.json", train=TRAIN)
+    (path / "taken.npz").mkdir()
     (path / "classes.tsv").write_text("dog\tobject\n")
     (path / "objekt.tsv").write_text("dog\tobject\nman\tobjekt\n")
     (path / "twice.tsv").write_text("dog\tobject\nDog\tmotion\n")

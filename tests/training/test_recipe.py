@@ -23,7 +23,7 @@ class Transformer:
 
 
 class Method:
-    def __init__(self, backbone, preprocessor=None, plugins=(), csa_weight: float = 0.1, temperature=None):
+    def __init__(self, backbone, preprocessor=None, plugins=(), csa_weight: float = 0.1, temperature=None, graph=None):
         pass
 
 
@@ -176,6 +176,9 @@ def test_annotations_and_defaults_tell_the_type_of_an_argument(recipe_folder):
     for bad in ("rate=x", "rate=true", "final=1", "pooling=3"):
         with pytest.raises(RecipeError, match="must be"):
             load("x.yaml", f"model.text_tower.{bad}")
+    load("x.yaml", "model.arguments.graph=graph.npz")
+    with pytest.raises(RecipeError, match=r"model.arguments.graph: must be the path of a file, or null, got 5"):
+        load("x.yaml", "model.arguments.graph=5")
 
 
 # (what is changed in RECIPE: text to find, text to put there), the whole message.
