@@ -31,7 +31,8 @@ class FeatureQueue(keras.layers.Layer):
         reset(): empty again.
 
     Raises:
-        ValueError: if a size is not positive, or for features of another width.
+        ValueError: if a size is not positive, for features of another width, or
+            for a number of ids other than rows.
 
     Example:
 
@@ -68,6 +69,9 @@ class FeatureQueue(keras.layers.Layer):
         ids = ops.cast(ids, "int32")
         if features.shape[-1] != self.dim:
             raise ValueError(f"{self.name} holds features of width {self.dim}, received {tuple(features.shape)}.")
+        counts = (features.shape[0], ids.shape[0])
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(f"{self.name} needs one id per row, received {counts[1]} ids for {counts[0]} rows.")
         count = ops.shape(features)[0]
         # Of a batch larger than the ring only the end would survive; slots then are distinct.
         features, ids = features[-self.size :], ids[-self.size :]

@@ -37,7 +37,7 @@ def diversity_sensitive_contrastive(
         A scalar, at least float32; it may be negative.
 
     Raises:
-        ValueError: for any other `positive` or `weighting`.
+        ValueError: for any other `positive` or `weighting`, or a `mu` of 0 or less.
 
     Example:
 
@@ -53,8 +53,7 @@ def diversity_sensitive_contrastive(
     the form of the code of Zhang et al., USER, TIP 2024; `"softmax"` is He et
     al., MoCo, CVPR 2020.
     """
-    if weighting not in ("self", "softmax"):
-        raise ValueError(f"weighting must be 'self' or 'softmax', received {weighting!r}.")
+    check_diversity(mu, positive, weighting)
     query, key = at_least_float32(query), ops.stop_gradient(at_least_float32(key))
     matched = ops.sum(query * key, axis=-1)
     similarity = dot_products(query, ops.stop_gradient(ops.convert_to_tensor(queue)))
@@ -174,9 +173,17 @@ def _exponents(similarity, valid, mu, gamma):
     return ops.pad(exponents, ((0, 0), (1, 0)))
 
 
-def _pull(matched, positive):
+def check_diversity(mu, positive, weighting):
+    """Raise `ValueError` for arguments that no diversity-sensitive loss takes."""
+    if mu <= 0:
+        raise ValueError(f"mu must be above 0, the sharpness of the weights, received {mu}.")
     if positive not in ("log1p", "softplus"):
         raise ValueError(f"positive must be 'log1p' or 'softplus', received {positive!r}.")
+    if weighting not in ("self", "softmax"):
+        raise ValueError(f"weighting must be 'self' or 'softmax', received {weighting!r}.")
+
+
+def _pull(matched, positive):
     return ops.log1p(ops.relu(matched)) if positive == "log1p" else ops.softplus(matched)
 
 

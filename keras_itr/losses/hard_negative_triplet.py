@@ -36,8 +36,8 @@ def hard_negative_triplet(similarity, margin=0.2, hardest=True, reduction="sum",
         A scalar, or `(B,)` with `reduction="none"`.
 
     Raises:
-        ValueError: if `similarity` is not square, or `reduction` is none of
-            the three.
+        ValueError: if `similarity` is not square, `reduction` is none of
+            the three, or `margin` is a negative number.
 
     Example:
 
@@ -56,6 +56,7 @@ def hard_negative_triplet(similarity, margin=0.2, hardest=True, reduction="sum",
     """
     similarity = at_least_float32(similarity)
     _check_square(similarity)
+    check_margin(margin)
     negative = negative_pairs(ops.shape(similarity)[0], positives)
     images = _query_cost(similarity, negative, margin, hardest)
     captions = _query_cost(ops.transpose(similarity), ops.transpose(negative), margin, hardest)
@@ -72,6 +73,12 @@ def _query_cost(similarity, negative, margin, hardest):
     # Both forms are cheap next to the encoders; a select keeps one trace for the whole training.
     hardest = ops.cast(ops.convert_to_tensor(hardest), "bool")
     return ops.where(hardest, ops.max(hinge, axis=-1), ops.sum(hinge, axis=-1))
+
+
+def check_margin(margin):
+    """Raise `ValueError` for a negative number; a tensor is not looked into."""
+    if isinstance(margin, (int, float)) and margin < 0:
+        raise ValueError(f"margin must be 0 or more, by how much a pair beats its negatives, received {margin}.")
 
 
 def _check_square(similarity):

@@ -49,8 +49,7 @@ def local_mutual_information(global_features, local_features, mask, temperature,
     information, InfoNCE), of which AAI is reconstructed; JSD after Hjelm et
     al., Deep InfoMax, ICLR 2019, and `ids` are our choice.
     """
-    if estimator not in _ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(map(repr, _ESTIMATORS))}, received {estimator!r}.")
+    check_estimator(estimator)
     anchors, local = at_least_float32(global_features), at_least_float32(local_features)
     count, positions = ops.shape(local)[:2]
     mask = ops.ones((count, positions), "bool") if mask is None else ops.cast(mask, "bool")
@@ -61,6 +60,12 @@ def local_mutual_information(global_features, local_features, mask, temperature,
     others = ops.einsum("ad,bnd->abn", anchors, local) / temperature
     negative = ops.logical_and(negative_pairs(count, same_image_pairs(ids))[:, :, None], mask[None])
     return _ESTIMATORS[estimator](own, mask, others, negative)
+
+
+def check_estimator(estimator, name="estimator"):
+    """Raise `ValueError` if `estimator`, an argument called `name`, is none of the two."""
+    if estimator not in _ESTIMATORS:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, _ESTIMATORS))}, received {estimator!r}.")
 
 
 def _infonce(own, mask, others, negative):

@@ -15,6 +15,7 @@ from keras_itr.losses import (
     intra_modal_separability,
     local_mutual_information,
 )
+from keras_itr.losses.local_mutual_information import check_estimator
 from keras_itr.models.encoding import matched_rows
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows
@@ -75,7 +76,9 @@ class AAI(ImageTextRetriever):
 
     Raises:
         ValueError: for local features of another width, an unknown
-            `rerank_mode`, all weights 0, or in training without `"image_id"`.
+            `rerank_mode` or `lmim_estimator`, a `distillation_weight` outside
+            0..1, a `rerank_top_k` below 1, all weights 0, or in training without
+            `"image_id"`.
 
     Example:
 
@@ -102,6 +105,7 @@ class AAI(ImageTextRetriever):
     """
 
     second_stage = True
+    no_second_stage = "itm_weight=0 leaves it out, and score() is all there is."
 
     def __init__(
         self,
@@ -132,6 +136,11 @@ class AAI(ImageTextRetriever):
         super().__init__(backbone, preprocessor=preprocessor, **kwargs)
         if rerank_mode not in ("itm", "sum"):
             raise ValueError(f"rerank_mode must be 'itm' or 'sum', received {rerank_mode!r}.")
+        check_estimator(lmim_estimator, "lmim_estimator")
+        if not 0 <= distillation_weight <= 1:
+            raise ValueError(f"distillation_weight must be from 0 to 1, a share, received {distillation_weight}.")
+        if rerank_top_k < 1:
+            raise ValueError(f"rerank_top_k must be 1 or more, received {rerank_top_k}.")
         term_weights = {"itc": itc_weight, "ims": ims_weight, "lmim": lmim_weight, "itm": itm_weight}
         term_weights = {name: weight for name, weight in term_weights.items() if weight}
         if not term_weights:

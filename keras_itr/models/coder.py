@@ -18,6 +18,8 @@ from keras_itr.losses import (
     pseudo_label_prediction,
     same_image_pairs,
 )
+from keras_itr.losses.coder import check_diversity
+from keras_itr.losses.pairs import dot_products, masked
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows
 
@@ -72,8 +74,9 @@ class CODER(ImageTextRetriever):
         plugins: such as `(SoftLabelAlignment(),)`.
 
     Raises:
-        ValueError: for an `instance_weight` outside 0..1, or in training without
-            `"image_id"`.
+        ValueError: for an `instance_weight` outside 0..1, a `queue_size`,
+            `num_prototypes` or `mu` of 0 or less, an unknown `positive` or
+            `weighting`, or in training without `"image_id"`.
 
     Example:
 
@@ -125,6 +128,11 @@ class CODER(ImageTextRetriever):
         super().__init__(backbone, preprocessor=preprocessor, **kwargs)
         if not 0 <= instance_weight <= 1:
             raise ValueError(f"instance_weight must be from 0 to 1, received {instance_weight}.")
+        if queue_size < 1:
+            raise ValueError(f"queue_size must be 1 or more, CODER needs its dictionaries, received {queue_size}.")
+        if label_weight and num_prototypes < 1:
+            raise ValueError(f"num_prototypes must be 1 or more, received {num_prototypes}; or set label_weight to 0.")
+        check_diversity(mu, positive, weighting)
         width = backbone.embedding_dim
         # Layers.
         self.momentum_backbone = MomentumTwin(backbone, momentum, name="momentum_backbone")
@@ -279,11 +287,19 @@ class CODER(ImageTextRetriever):
 
     def _effective_negatives(self, image_features, text_features, ids):
         """`1 / sum_m (w_im / sum w)^2`, the mean over queries: of how many entries a push is made."""
-        weights = ops.stack(list(self.negative_weights(image_features, text_features, ids).values()))
-        # Shares first: far below gamma the weights are tiny, and their squares vanish in float32.
-        shares = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-37)
-        square = ops.sum(ops.square(shares), axis=-1)
-        return ops.mean(ops.where(square > 0, 1.0 / ops.maximum(square, 1e-12), 0.0))
+        counts = [
+            self._entries(features, queue, ids)
+            for features, queue in ((image_features, self.text_queue), (text_features, self.image_queue))
+        ]
+        return ops.mean(ops.stack(counts))
+
+    def _entries(self, features, queue, ids):
+        """`(B,)` of `1 / sum_m share_im^2`, 0 for a query without a valid entry."""
+        valid = self._valid(queue, ids)
+        # Shares are a softmax: far below gamma the weights themselves vanish in float32.
+        exponents = self.mu * dot_products(features["instance"], queue.features())
+        shares = ops.softmax(masked(exponents, valid), axis=-1)
+        return ops.where(ops.any(valid, axis=-1), 1.0 / ops.sum(ops.square(shares), axis=-1), 0.0)
 
     def _twins(self):
         concepts = (self.momentum_image_query, self.momentum_text_query) if self.has_concepts else ()

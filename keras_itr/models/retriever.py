@@ -53,6 +53,7 @@ class ImageTextRetriever(keras_hub.models.Task):
     preprocessor_cls = RetrievalPreprocessor
     dot_product = True
     second_stage = False
+    no_second_stage = "score() is all there is."
     # Terms that a training stage leaves out: neither computed, nor part of the loss, nor shown.
     idle_terms = ()
 
@@ -82,7 +83,7 @@ class ImageTextRetriever(keras_hub.models.Task):
 
         The axes before those of one item broadcast, as in `(Q, 1, ...)` queries with `(Q, K, ...)` candidates.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+        raise NotImplementedError(f"{type(self).__name__} has no second stage: {self.no_second_stage}")
 
     def shortlist_lengths(self):
         """The method's own lengths of shortlists: captions of an image, images of a caption."""
@@ -285,7 +286,7 @@ class ImageTextRetriever(keras_hub.models.Task):
             ValueError: if `pairs` has another shape or names a row that is not there.
         """
         if not self.second_stage:
-            raise NotImplementedError(f"{type(self).__name__} has no second stage: score() is all there is.")
+            raise NotImplementedError(f"{type(self).__name__} has no second stage: {self.no_second_stage}")
         image = features_of(self, "image", images, verbose=verbose)
         text = features_of(self, "text", texts, verbose=verbose)
         return score_pairs(self, image, text, pairs, batch_size, verbose)

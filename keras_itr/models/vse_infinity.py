@@ -3,6 +3,7 @@ from keras import ops
 
 from keras_itr.layers import TrainingScalar
 from keras_itr.losses import hard_negative_triplet, same_image_pairs
+from keras_itr.losses.hard_negative_triplet import check_margin
 from keras_itr.models.joint_embedding import JointEmbeddingRetriever
 
 
@@ -76,6 +77,7 @@ class VSEInfinity(JointEmbeddingRetriever):
         super().__init__(backbone, embedding_dim, preprocessor, **kwargs)
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction must be 'sum' or 'mean', received {reduction!r}.")
+        check_margin(margin)
         # Layers.
         self.warmup = TrainingScalar(name="warmup")
         # Configuration.

@@ -156,3 +156,5 @@ def test_errors():
         FeatureQueue(0, 3)
     with pytest.raises(ValueError, match=r"holds features of width 3, received \(2, 4\)"):
         FeatureQueue(5, 3).enqueue(draw(2, 4), [0, 1])
+    with pytest.raises(ValueError, match="needs one id per row, received 3 ids for 2 rows"):
+        FeatureQueue(5, 3).enqueue(draw(2, 3), [0, 1, 2])

@@ -181,3 +181,5 @@ def test_errors():
         hard_negative_triplet(np.zeros((2, 3), "float32"))
     with pytest.raises(ValueError, match=r"reduction must be .* 'max'"):
         hard_negative_triplet(np.zeros((2, 2), "float32"), reduction="max")
+    with pytest.raises(ValueError, match=r"margin must be 0 or more.*received -0.1"):
+        hard_negative_triplet(np.zeros((2, 2), "float32"), margin=-0.1)

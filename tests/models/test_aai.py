@@ -127,7 +127,7 @@ def test_the_loss_is_the_weighted_sum_and_a_term_of_weight_0_is_left_out():
     expected = 0.5 * array(terms["itc"]) + 2.0 * array(terms["ims"])
     loss = model.compute_loss(x=data, y_pred=features, training=False)
     np.testing.assert_allclose(array(loss), expected, rtol=1e-6)
-    with pytest.raises(NotImplementedError, match="no second stage"):
+    with pytest.raises(NotImplementedError, match="no second stage: itm_weight=0 leaves it out"):
         model.rerank(*sides(word_data()), [[0, 0]])
 
 
@@ -398,6 +398,13 @@ def test_errors():
     assert make_aai(narrow, lmim_weight=0).embed_texts(sides(word_data())[1]).shape == (8, 8)
     with pytest.raises(ValueError, match="rerank_mode must be 'itm' or 'sum', received 'mean'"):
         make_aai(rerank_mode="mean")
+    for name, value, message in (
+        ("lmim_estimator", "foo", "must be one of 'infonce', 'jsd', received 'foo'"),
+        ("distillation_weight", 1.5, "must be from 0 to 1, a share, received 1.5"),
+        ("rerank_top_k", -1, "must be 1 or more, received -1"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            make_aai(**{name: value})
     with pytest.raises(ValueError, match="weight other than 0"):
         make_aai(itc_weight=0, ims_weight=0, lmim_weight=0, itm_weight=0)
     data, model = tensors(word_data()), make_aai()

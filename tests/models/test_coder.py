@@ -180,9 +180,9 @@ def test_negative_weights_are_what_the_loss_pushes_by():
         np.testing.assert_allclose(8 * grad, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("similarity", [0.6, 0.05, -0.3])
+@pytest.mark.parametrize("similarity", [0.6, 0.05, -0.6])
 def test_effective_negatives_count_entries_at_any_similarity(similarity):
-    # Three of six slots push alike; of mu 90, their weights are near 1/3, 1e-18 and 1e-32.
+    # Three of six slots push alike; of mu 90, their weights are near 1/3, 1e-18, and below float32.
     model = make_coder(region_backbone(), queue_size=6)
     query = np.tile(np.eye(1, 8, dtype="float32"), (2, 1))
     near = np.zeros((3, 8), "float32")
@@ -354,6 +354,15 @@ def test_errors():
     for weight in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"instance_weight must be from 0 to 1, received {weight}"):
             make_coder(region_backbone(), instance_weight=weight)
+    for name, value, message in (
+        ("queue_size", 0, "must be 1 or more, CODER needs its dictionaries, received 0"),
+        ("num_prototypes", 0, "must be 1 or more, received 0; or set label_weight to 0"),
+        ("mu", 0, "must be above 0.*received 0"),
+        ("positive", "foo", "must be 'log1p' or 'softplus', received 'foo'"),
+        ("weighting", "foo", "must be 'self' or 'softmax', received 'foo'"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            make_coder(region_backbone(), **{name: value})
     data, model = tensors(region_data(4)), make_coder(region_backbone())
     del data["image_id"]
     features = model(data)

@@ -126,6 +126,8 @@ def test_the_switch_is_not_in_a_preset(tmp_path):
 def test_errors():
     with pytest.raises(ValueError, match="reduction must be 'sum' or 'mean', received 'none'"):
         VSEInfinity(region_backbone(), reduction="none")
+    with pytest.raises(ValueError, match=r"margin must be 0 or more.*received -0.2"):
+        VSEInfinity(region_backbone(), margin=-0.2)
     model = CLIP(region_backbone())
     model.compile(optimizer="sgd")
     with pytest.raises(ValueError, match="CLIP has no warm-up"):
