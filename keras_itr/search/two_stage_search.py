@@ -123,19 +123,17 @@ class TwoStageSearch:
             scores = score_blocks(self.model, images, texts, verbose=self.verbose)
             scores = scores if query_side == "image" else scores.T
             return _ordered(np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores)
-        ids, _ = nearest(queries["embedding"], gallery["embedding"], k)
-        return _ordered(ids, self._second_stage(queries, gallery, ids, query_side))
+        ids, coarse = nearest(queries["embedding"], gallery["embedding"], k)
+        return _ordered(ids, self._second_stage(queries, gallery, ids, coarse, query_side))
 
-    def _second_stage(self, queries, gallery, ids, query_side):
-        candidates = max(1, self.memory_budget // self.scorer.bytes_of_candidate(gallery))
-        rows = max(1, min(self.query_block, len(ids), candidates // ids.shape[1]))
-        columns = min(ids.shape[1], candidates)
+    def _second_stage(self, queries, gallery, ids, coarse, query_side):
+        rows, columns = self.scorer.block(ids.shape, gallery, self.query_block, self.memory_budget)
         scores, bar = np.empty(ids.shape, "float32"), SlowBar(len(ids), self.verbose)
         for start in range(0, len(ids), rows):
-            block = {key: np.asarray(value[start : start + rows]) for key, value in queries.items()}
+            block = {key: value[start : start + rows] for key, value in queries.items()}
             for at in range(0, ids.shape[1], columns):
                 part = np.s_[start : start + rows, at : at + columns]
-                scores[part] = self.scorer(block, gallery, ids[part], query_side, (rows, columns))
+                scores[part] = self.scorer(block, gallery, ids[part], coarse[part], query_side, (rows, columns))
             bar.update(min(start + rows, len(ids)))
         if np.isnan(scores).any():
             raise ValueError("second-stage scores must not be NaN; the model has diverged or its inputs hold NaN.")
@@ -148,11 +146,14 @@ class _PairScorer:
     def __init__(self, model):
         self.model = model
 
-    def bytes_of_candidate(self, gallery):
+    def block(self, shape, gallery, query_block, memory_budget):
+        """Queries and candidates of one call, within the budget."""
         # The gathered rows, their copy on the device, and attention over them.
-        return 6 * sum(value[0].nbytes for value in gallery.values())
+        candidate = 6 * sum(value[0].nbytes for value in gallery.values())
+        candidates = max(1, memory_budget // candidate)
+        return max(1, min(query_block, shape[0], candidates // shape[1])), min(shape[1], candidates)
 
-    def __call__(self, queries, gallery, ids, query_side, shape):
+    def __call__(self, queries, gallery, ids, coarse, query_side, shape):
         # The last blocks repeat their last rows and columns to have the shape of the others.
         filled = np.pad(ids, [(0, size - have) for size, have in zip(shape, ids.shape, strict=True)], "edge")
         scores = score_candidates(self.model, queries, gallery, filled, query_side)

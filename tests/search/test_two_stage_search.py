@@ -177,10 +177,15 @@ def test_numpy_scores_are_those_of_the_layer(masked_value, trim_last_word, reduc
         model.similarity(*({key: keras.ops.convert_to_tensor(x) for key, x in f.items()} for f in (images, texts)))
     )
     scorer = RegionWordScorer(model)
-    found = scorer(images, texts, np.broadcast_to(np.arange(7), (5, 7)), "image")
+    coarse = images["embedding"] @ texts["embedding"].T
+    found = scorer(images, texts, np.broadcast_to(np.arange(7), (5, 7)), coarse, "image")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    found = scorer(texts, images, np.broadcast_to(np.arange(5), (7, 5)), "text")
+    found = scorer(texts, images, np.broadcast_to(np.arange(5), (7, 5)), coarse.T, "text")
     np.testing.assert_allclose(found, expected.T, rtol=1e-5, atol=1e-5)
+    # One query: its own group, whatever the size of the gallery.
+    one = {key: rows[2:3] for key, rows in texts.items()}
+    found = scorer(one, images, np.array([[4, 0, 2]]), coarse[[4, 0, 2], 2][None], "text")
+    np.testing.assert_allclose(found[0], expected[[4, 0, 2], 2], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tile_bytes", (1, 1000, 1 << 20))
