@@ -75,7 +75,7 @@ def score_blocks(retriever, image, text, block_size=64, verbose=False, **argumen
 def score_pairs(retriever, image, text, pairs, batch_size, verbose):
     """The `(P,)` second-stage scores of rows `pairs` `(P, 2)` of two dicts of NumPy features."""
     pairs = _checked_pairs(pairs, len(image["embedding"]), len(text["embedding"]))
-    scorer = _compiled(retriever, "pair_scores", side="both")
+    scorer = _compiled(retriever, "pair_scores")
     scores, bar = np.empty(len(pairs), "float32"), SlowBar(len(pairs), verbose)
     for start in range(0, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
@@ -93,13 +93,18 @@ def score_pairs(retriever, image, text, pairs, batch_size, verbose):
 def score_candidates(retriever, queries, gallery, ids, query_side):
     """The `(Q, K)` second-stage scores of queries with rows `ids` of the gallery, in one compiled call.
 
-    `queries` may have fewer rows than `ids`; the last one is repeated.
+    `queries` may have fewer rows than `ids`; the last one is repeated. The gallery may hold tensors: then its rows are
+    gathered where they are, without a copy of each candidate on the way.
     """
-    queries = {key: _fill(np.asarray(rows), len(ids))[:, None] for key, rows in queries.items()}
-    candidates = {key: np.asarray(rows[ids]) for key, rows in gallery.items()}
-    sides = (queries, candidates) if query_side == "image" else (candidates, queries)
-    batch = dict(zip(("image", "text"), sides, strict=True))
-    return np.asarray(_compiled(retriever, "pair_scores", side=query_side).predict_on_batch(batch)["scores"])
+    inputs = {
+        "queries": {key: _fill(np.asarray(rows), len(ids)) for key, rows in queries.items()},
+        "gallery": gallery,
+        "ids": ids.astype("int32"),
+    }
+    if isinstance(gallery["embedding"], np.ndarray):
+        inputs["gallery"] = {key: np.asarray(rows[ids]).reshape(-1, *rows.shape[1:]) for key, rows in gallery.items()}
+        inputs["ids"] = np.arange(ids.size, dtype="int32").reshape(ids.shape)
+    return np.asarray(_compiled(retriever, "candidate_scores", side=query_side).predict_on_batch(inputs)["scores"])
 
 
 def matched_rows(image, text):
@@ -161,8 +166,14 @@ def _similarity(retriever, inputs, **arguments):
     return {"similarity": retriever.similarity(inputs["image"], inputs["text"], **arguments)}
 
 
-def _pair_scores(retriever, inputs, side):
-    # `side` keeps apart what TensorFlow would trace anew with unknown sizes, where it must see which axis broadcasts.
+def _candidate_scores(retriever, inputs, side):
+    queries = {key: rows[:, None] for key, rows in inputs["queries"].items()}
+    candidates = {key: ops.take(rows, inputs["ids"], axis=0) for key, rows in inputs["gallery"].items()}
+    image, text = (queries, candidates) if side == "image" else (candidates, queries)
+    return {"scores": retriever.pair_scores(image, text)}
+
+
+def _pair_scores(retriever, inputs):
     return {"scores": retriever.pair_scores(inputs["image"], inputs["text"])}
 
 
@@ -172,6 +183,7 @@ FUNCTIONS = {
     "uni_modal": _uni_modal,
     "similarity": _similarity,
     "pair_scores": _pair_scores,
+    "candidate_scores": _candidate_scores,
 }
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+from keras import ops
 
 from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_candidates
 from keras_itr.models.tgdt import TGDT
@@ -145,18 +146,26 @@ class _PairScorer:
 
     def __init__(self, model):
         self.model = model
+        self.gallery = self.resident = None
 
     def block(self, shape, gallery, query_block, memory_budget):
         """Queries and candidates of one call, within the budget."""
-        # The gathered rows, their copy on the device, and attention over them.
-        candidate = 6 * sum(value[0].nbytes for value in gallery.values())
+        total = sum(value.nbytes for value in gallery.values())
+        if gallery is not self.gallery:
+            # A gallery that takes less than half of it moves to the device as a whole, once.
+            self.gallery, fits = gallery, total <= memory_budget // 2
+            self.resident = (
+                {key: ops.convert_to_tensor(np.asarray(value)) for key, value in gallery.items()} if fits else None
+            )
+        # The gathered rows, perhaps their copy on the device, and attention over them.
+        candidate = 6 * total // len(gallery["embedding"])
         candidates = max(1, memory_budget // candidate)
         return max(1, min(query_block, shape[0], candidates // shape[1])), min(shape[1], candidates)
 
     def __call__(self, queries, gallery, ids, coarse, query_side, shape):
         # The last blocks repeat their last rows and columns to have the shape of the others.
         filled = np.pad(ids, [(0, size - have) for size, have in zip(shape, ids.shape, strict=True)], "edge")
-        scores = score_candidates(self.model, queries, gallery, filled, query_side)
+        scores = score_candidates(self.model, queries, self.resident or gallery, filled, query_side)
         return scores[: ids.shape[0], : ids.shape[1]]
 
 
