@@ -32,3 +32,12 @@ def tempered_log_softmax(similarity, temperature):
     similarity = at_least_float32(similarity)
     highest = ops.stop_gradient(ops.max(similarity, axis=-1, keepdims=True))
     return ops.log_softmax((similarity - highest) / ops.cast(temperature, similarity.dtype), axis=-1)
+
+
+def without_padding(rows, mask):
+    """`rows` `(..., N, D)` with zeros where `mask` `(..., N)` is False, whatever stands there.
+
+    Kernels, attention and their gradients multiply padding by zero, and zero
+    times NaN is NaN.
+    """
+    return ops.where(ops.cast(mask, "bool")[..., None], rows, ops.zeros_like(rows))

@@ -179,7 +179,7 @@ class _DotProduct:
 
     def __init__(self, model, data, batch_size, block_size, verbose, search):
         self.block_size = block_size
-        images, captions = _model_inputs(data)
+        images, captions = model_inputs(data)
         if search is None:
             self.images = model.embed_images(images, batch_size=batch_size, verbose=verbose)
             self.texts = model.embed_texts(captions, batch_size=batch_size, verbose=verbose)
@@ -203,7 +203,7 @@ class _Scored:
 
     def __init__(self, model, data, batch_size, block_size, verbose, search):
         self.model, self.batch_size, self.block_size, self.verbose = model, batch_size, block_size, verbose
-        self.images, self.captions = _model_inputs(data)
+        self.images, self.captions = model_inputs(data)
         if search is not None:
             # What the second stage needs anyway saves encoding the captions anew for every block.
             self.features = (
@@ -227,7 +227,7 @@ class _Scored:
         return lambda positives: two_way_ranks(similarity, positives)
 
 
-def _model_inputs(data):
+def model_inputs(data):
     """The two dicts of columns; teachers are training targets, never inputs."""
     return tuple(
         {name: column for name, column in columns.items() if not name.startswith("teacher_")}

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_itr import search as searches
 from keras_itr.evaluation.blocks import embedding_recall
+from keras_itr.evaluation.protocols import model_inputs
 from keras_itr.evaluation.two_stage import ranking_recall
 from keras_itr.files import written_whole
 from keras_itr.metrics.recall import recall_at_k
@@ -42,9 +43,9 @@ def sweep_k(model, data, lengths, batch_size=64, verbose=True):
     Reference: the cost of two stages follows Liu et al., TGDT, IEEE TIP 2023; the rest is our choice.
     """
     sweeps = [searches.TwoStageSearch(model, *pair, verbose=verbose) for pair in lengths]
-    search = sweeps[0]
-    images = search.encode_images(_inputs(data.image_columns), batch_size)
-    texts = search.encode_texts(_inputs(data.caption_columns), batch_size)
+    search, (image_inputs, caption_inputs) = sweeps[0], model_inputs(data)
+    images = search.encode_images(image_inputs, batch_size)
+    texts = search.encode_texts(caption_inputs, batch_size)
     owner, pairs = np.asarray(data.caption_to_image), data.num_images * data.num_captions
     stage_one = pairs * images["embedding"].shape[1]
     pair_cost = model.pair_cost(images["mask"].sum(1).mean(), texts["mask"].sum(1).mean())
@@ -129,10 +130,6 @@ def parse_lengths(text):
             raise ValueError(f"a shortlist is one number, or two with a stroke such as 20/40, received {part!r}.")
         lengths.append((int(numbers[0]), int(numbers[-1])))
     return lengths
-
-
-def _inputs(columns):
-    return {name: column for name, column in columns.items() if not name.startswith("teacher_")}
 
 
 def _two_stage(search, images, texts, owner):

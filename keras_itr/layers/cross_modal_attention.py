@@ -3,6 +3,8 @@ from typing import NamedTuple
 import keras
 from keras import backend, ops
 
+from keras_itr.numerics import without_padding
+
 EPSILON = 1e-8
 # Finite, so that a row without any valid key has a softmax; next to any real logit its exponential is exactly zero.
 MASKED = -1e9
@@ -137,7 +139,7 @@ class CrossModalAttention(keras.layers.Layer):
         broadcast = [position for position, name in enumerate(all_axes) if name not in axes]
         if mask is not None:
             mask = ops.cast(mask, "bool")
-            tokens = ops.where(mask[..., None], tokens, 0.0)
+            tokens = without_padding(tokens, mask)
             mask = ops.squeeze(mask, broadcast) if broadcast else mask
         tokens = ops.squeeze(tokens, broadcast) if broadcast else tokens
         width = tokens.shape[-1] // self.num_heads

@@ -4,6 +4,8 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_itr.numerics import without_padding
+
 
 @keras.saving.register_keras_serializable(package="keras_itr")
 class FusionEncoder(keras.layers.Layer):
@@ -136,5 +138,5 @@ def _without_padding(tokens, mask):
     if mask is None:
         return tokens, None
     mask = ops.cast(mask, "bool")
-    tokens = ops.where(mask[:, :, None], tokens, ops.zeros_like(tokens))
+    tokens = without_padding(tokens, mask)
     return tokens, ops.logical_or(mask, ops.logical_not(ops.any(mask, axis=1, keepdims=True)))

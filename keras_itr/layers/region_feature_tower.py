@@ -2,6 +2,7 @@ import keras
 
 from keras_itr.layers.masked_pooling import get_pooling
 from keras_itr.layers.tower import Tower
+from keras_itr.numerics import without_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_itr")
@@ -45,7 +46,7 @@ class RegionFeatureTower(Tower):
 
     def call(self, inputs, training=False):
         mask = self.mask_of(inputs, "region_mask", inputs["regions"])
-        regions = self.without_padding(inputs["regions"], mask)
+        regions = without_padding(inputs["regions"], mask)
         return {"pooled": self.pooling_layer(regions, mask), "tokens": regions, "mask": mask}
 
     def get_config(self):

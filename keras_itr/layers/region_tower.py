@@ -4,6 +4,7 @@ import keras
 
 from keras_itr.layers.masked_pooling import get_pooling
 from keras_itr.layers.tower import Tower
+from keras_itr.numerics import without_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_itr")
@@ -72,7 +73,7 @@ class RegionTower(Tower):
 
     def call(self, inputs, training=False):
         mask = self.mask_of(inputs, "region_mask", inputs["regions"])
-        regions = self.drop(self.without_padding(inputs["regions"], mask), training=training)
+        regions = self.drop(without_padding(inputs["regions"], mask), training=training)
         hidden = self.normalization(self.hidden(regions), mask=mask, training=training)
         tokens = self.shortcut(regions) + self.output_layer(keras.ops.relu(hidden))
         return {"pooled": self.pooling_layer(tokens, mask), "tokens": tokens, "mask": mask}

@@ -5,6 +5,7 @@ from keras import ops
 from keras_itr.layers.masked_pooling import get_pooling
 from keras_itr.layers.tower import Tower
 from keras_itr.layers.transformer_stack import TransformerStack
+from keras_itr.numerics import without_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_itr")
@@ -101,7 +102,7 @@ class RegionTransformerTower(Tower):
         boxes = ops.cast(self.boxes_of(inputs), regions.dtype)
         area = (boxes[..., 2:3] - boxes[..., 0:1]) * (boxes[..., 3:4] - boxes[..., 1:2])
         placed = ops.concatenate([regions, boxes, area], axis=-1)
-        tokens = self.box_output(self.box_hidden(self.without_padding(placed, mask)))
+        tokens = self.box_output(self.box_hidden(without_padding(placed, mask)))
         tokens = self.stack(tokens, mask, training=training)
         if self.projection is not None:
             tokens = self.projection(tokens)

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from keras_itr.numerics import at_least_float32
+from keras_itr.numerics import at_least_float32, without_padding
 
 # Below any product of features, and finite: minus infinity would turn into NaN in the gradient of a maximum.
 _NEVER = -3.0e38
@@ -156,7 +156,7 @@ def _valid_rows(rows, mask):
     if mask is None:
         return rows, ops.ones(ops.shape(rows)[:-1], dtype="bool")
     mask = ops.cast(mask, "bool")
-    return ops.where(mask[..., None], rows, 0.0), mask
+    return without_padding(rows, mask), mask
 
 
 def _last_valid(mask):

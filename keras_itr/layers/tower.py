@@ -32,8 +32,3 @@ class Tower(keras.layers.Layer):
         """The mask called `key`, or all True for the first two axes of `like`."""
         mask = inputs.get(key)
         return ops.ones(ops.shape(like)[:2], dtype="bool") if mask is None else ops.cast(mask, "bool")
-
-    def without_padding(self, rows, mask):
-        """`rows` `(B, N, D)` with zeros where `mask` `(B, N)` is False, whatever stands there."""
-        # A kernel's gradient multiplies padding by zero, and zero times NaN is NaN.
-        return ops.where(mask[:, :, None], rows, ops.zeros_like(rows))

@@ -7,7 +7,7 @@ from keras_itr.layers import HierarchicalSimilarity, TextNegatives
 from keras_itr.losses import asymmetry_sensitive_contrastive, symmetric_contrastive
 from keras_itr.losses.pairs import masked_mean
 from keras_itr.models.retriever import ImageTextRetriever
-from keras_itr.numerics import unit_rows
+from keras_itr.numerics import unit_rows, without_padding
 
 # Of the contrastive term that trains the vectors of the shortlist.
 COARSE_TEMPERATURE = 0.05
@@ -164,14 +164,14 @@ class AsCL(ImageTextRetriever):
             if "image_global" not in inputs:
                 raise ValueError(f"'image_global' (B, {self.image_global_dim}) is missing; the model was made for it.")
             whole = inputs["image_global"]
-        regions = unit_rows(self.region_projection(_without_padding(features["tokens"], mask)))
+        regions = unit_rows(self.region_projection(without_padding(features["tokens"], mask)))
         embedding = unit_rows(masked_mean(regions, mask[:, :, None], axis=1))
         return {"embedding": embedding, "tokens": regions, "mask": mask, "image_global": whole}
 
     def encode_texts(self, inputs, training=False):
         features = self.backbone.text_tower(inputs, training=training and not self.freeze_backbones)
         mask = features["mask"]
-        words = self.word_projection(_without_padding(features["tokens"], mask))
+        words = self.word_projection(without_padding(features["tokens"], mask))
         return {"embedding": unit_rows(masked_mean(words, mask[:, :, None], axis=1)), "tokens": words, "mask": mask}
 
     def similarity(self, image_features, text_features):
@@ -276,7 +276,3 @@ def _projection(width, embedding_dim, name):
 
 def _parts(image, text):
     return image["tokens"], text["tokens"], image["image_global"], image["mask"], text["mask"]
-
-
-def _without_padding(tokens, mask):
-    return ops.where(mask[:, :, None], tokens, ops.zeros_like(tokens))

@@ -96,14 +96,11 @@ def score_candidates(retriever, queries, gallery, ids, query_side):
     `queries` may have fewer rows than `ids`; the last one is repeated. The gallery may hold tensors: then its rows are
     gathered where they are, without a copy of each candidate on the way.
     """
-    inputs = {
-        "queries": {key: _fill(np.asarray(rows), len(ids)) for key, rows in queries.items()},
-        "gallery": gallery,
-        "ids": ids.astype("int32"),
-    }
+    inputs = {"queries": {key: _fill(np.asarray(rows), len(ids)) for key, rows in queries.items()}}
     if isinstance(gallery["embedding"], np.ndarray):
-        inputs["gallery"] = {key: np.asarray(rows[ids]).reshape(-1, *rows.shape[1:]) for key, rows in gallery.items()}
-        inputs["ids"] = np.arange(ids.size, dtype="int32").reshape(ids.shape)
+        inputs["candidates"] = {key: np.asarray(rows[ids]) for key, rows in gallery.items()}
+    else:
+        inputs.update(gallery=gallery, ids=ids.astype("int32"))
     return np.asarray(_compiled(retriever, "candidate_scores", side=query_side).predict_on_batch(inputs)["scores"])
 
 
@@ -168,7 +165,9 @@ def _similarity(retriever, inputs, **arguments):
 
 def _candidate_scores(retriever, inputs, side):
     queries = {key: rows[:, None] for key, rows in inputs["queries"].items()}
-    candidates = {key: ops.take(rows, inputs["ids"], axis=0) for key, rows in inputs["gallery"].items()}
+    candidates = inputs.get("candidates")
+    if candidates is None:
+        candidates = {key: ops.take(rows, inputs["ids"], axis=0) for key, rows in inputs["gallery"].items()}
     image, text = (queries, candidates) if side == "image" else (candidates, queries)
     return {"scores": retriever.pair_scores(image, text)}
 

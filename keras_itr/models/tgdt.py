@@ -6,7 +6,7 @@ from keras_itr.losses import consistent_multimodal_contrastive, hard_negative_tr
 from keras_itr.losses.pairs import masked_mean
 from keras_itr.models.encoding import features_of, score_blocks
 from keras_itr.models.retriever import ImageTextRetriever
-from keras_itr.numerics import unit_rows
+from keras_itr.numerics import unit_rows, without_padding
 
 # What each stage trains: the terms of the loss.
 STAGES = {"local": ("local",), "global": ("inter", "intra"), "joint": ("inter", "intra", "local")}
@@ -294,8 +294,8 @@ class TGDT(ImageTextRetriever):
         """Tower tokens to the global unit vector `(B, E)` and the local unit tokens `(B, N - 1, E)`."""
         tokens = tokens if projection is None else projection(tokens)
         if self.use_padding_mask:
-            # Attention multiplies padding by zero, and zero times NaN is NaN. The official heads read it.
-            tokens = ops.where(mask[:, :, None], tokens, ops.zeros_like(tokens))
+            # The official heads read it.
+            tokens = without_padding(tokens, mask)
         tokens = local_encoder(tokens, mask, training=below)
         whole = global_head(tokens, mask if self.use_padding_mask else None, training=training)[:, 0]
         return unit_rows(whole), unit_rows(tokens[:, 1:])

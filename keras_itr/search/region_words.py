@@ -19,19 +19,25 @@ class RegionWordScorer:
 
     Args:
         model: a `TGDT`.
+        query_block: int, queries of one call at least.
+        memory_budget: int, bytes of gathered rows and their products at a time, at least those of one candidate for
+            each thread.
 
     Example: see `TwoStageSearch`, which uses it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, query_block=64, memory_budget=1 << 28):
         self.model = model
         self.layer = model.region_word_similarity
+        self.query_block = query_block
+        self.memory_budget = memory_budget
+        self.workers = os.cpu_count()
 
-    def block(self, shape, gallery, query_block, memory_budget):
-        """Queries and candidates of one call. Gathered rows are few at any time, whatever these are."""
-        return min(max(query_block, 8192), shape[0]), shape[1]
+    def prepare(self, gallery, shape):
+        """Queries and candidates of one call: many, since the gathered rows are few at any time."""
+        return min(max(self.query_block, 8192), shape[0]), shape[1]
 
-    def __call__(self, queries, gallery, ids, coarse, query_side, shape=None):
+    def __call__(self, queries, gallery, ids, coarse, query_side):
         """Mixed scores.
 
         Args:
@@ -40,7 +46,6 @@ class RegionWordScorer:
             ids: int `(Q, K)`.
             coarse: float `(Q, K)`, global similarities of these.
             query_side: `"image"` or `"text"`.
-            shape: not read; compiled scorers have one for all their blocks.
 
         Returns:
             float32 `(Q, K)`.
@@ -66,26 +71,28 @@ class RegionWordScorer:
         order = np.argsort(rows, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1)
         local = np.empty(len(rows), "float32")
+        # A row and its products with those of the other side are of about one size at most.
+        chunk = self.memory_budget // (2 * self.workers * length * tokens.shape[2] * tokens.itemsize)
+        chunk = max(1, min(CANDIDATES, chunk))
 
         def fill(some):
             # One buffer for all gathers of a thread: fresh memory costs more than what is copied into it.
-            buffer = np.empty((CANDIDATES * length, tokens.shape[2]), tokens.dtype)
+            buffer = np.empty((chunk * length, tokens.shape[2]), tokens.dtype)
             for group in groups[some]:
                 row = rows[group[0]]
                 vectors = np.asarray(one["tokens"][row])[one_mask[row]]
-                for start in range(0, len(group), CANDIDATES):
-                    part = group[start : start + CANDIDATES]
+                for start in range(0, len(group), chunk):
+                    part = group[start : start + chunk]
                     gathered, counts = _gather(tokens, other_mask, whole, others[part], buffer)
                     local[part] = score(vectors, gathered, counts, one_mask.shape[1], length)
 
         # NumPy's gathers, maxima and products leave the interpreter to other threads. The products are too small for
         # a BLAS that splits each among threads of its own: they would wait for each other most of the time.
-        workers = len(os.sched_getaffinity(0))
-        step = -(-len(groups) // (4 * workers))
+        step = -(-len(groups) // (4 * self.workers))
         parts = [slice(start, start + step) for start in range(0, len(groups), step)]
         with (
             threadpoolctl.threadpool_limits(1, user_api="blas"),
-            concurrent.futures.ThreadPoolExecutor(workers) as pool,
+            concurrent.futures.ThreadPoolExecutor(self.workers) as pool,
         ):
             list(pool.map(fill, parts))
         return local

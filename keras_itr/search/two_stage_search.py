@@ -81,7 +81,8 @@ class TwoStageSearch:
         self.query_block = check_length(query_block, "query_block")
         self.memory_budget = check_length(memory_budget, "memory_budget")
         self.verbose = verbose
-        self.scorer = RegionWordScorer(model) if isinstance(model, TGDT) else _PairScorer(model)
+        scorer = RegionWordScorer if isinstance(model, TGDT) else _PairScorer
+        self.scorer = scorer(model, self.query_block, self.memory_budget)
 
     def encode_images(self, images, batch_size=64, directory=None):
         """Features of images, to search with or among.
@@ -128,13 +129,13 @@ class TwoStageSearch:
         return _ordered(ids, self._second_stage(queries, gallery, ids, coarse, query_side))
 
     def _second_stage(self, queries, gallery, ids, coarse, query_side):
-        rows, columns = self.scorer.block(ids.shape, gallery, self.query_block, self.memory_budget)
+        rows, columns = self.scorer.prepare(gallery, ids.shape)
         scores, bar = np.empty(ids.shape, "float32"), SlowBar(len(ids), self.verbose)
         for start in range(0, len(ids), rows):
             block = {key: value[start : start + rows] for key, value in queries.items()}
             for at in range(0, ids.shape[1], columns):
                 part = np.s_[start : start + rows, at : at + columns]
-                scores[part] = self.scorer(block, gallery, ids[part], coarse[part], query_side, (rows, columns))
+                scores[part] = self.scorer(block, gallery, ids[part], coarse[part], query_side)
             bar.update(min(start + rows, len(ids)))
         if np.isnan(scores).any():
             raise ValueError("second-stage scores must not be NaN; the model has diverged or its inputs hold NaN.")
@@ -144,27 +145,31 @@ class TwoStageSearch:
 class _PairScorer:
     """`model.pair_scores` of queries with their candidates, compiled for one shape of blocks."""
 
-    def __init__(self, model):
+    def __init__(self, model, query_block, memory_budget):
         self.model = model
-        self.gallery = self.resident = None
+        self.query_block = query_block
+        self.memory_budget = memory_budget
+        self.gallery = self.resident = self.shape = None
 
-    def block(self, shape, gallery, query_block, memory_budget):
-        """Queries and candidates of one call, within the budget."""
+    def prepare(self, gallery, shape):
+        """Queries and candidates of one call, within the budget, for a search of `shape` `(Q, K)`."""
         total = sum(value.nbytes for value in gallery.values())
+        resident = total if total <= self.memory_budget // 2 else 0
         if gallery is not self.gallery:
-            # A gallery that takes less than half of it moves to the device as a whole, once.
-            self.gallery, fits = gallery, total <= memory_budget // 2
-            self.resident = (
-                {key: ops.convert_to_tensor(np.asarray(value)) for key, value in gallery.items()} if fits else None
+            # A gallery that takes less than half of the budget moves to the device as a whole, once.
+            moved = (
+                {key: ops.convert_to_tensor(np.asarray(value)) for key, value in gallery.items()} if resident else None
             )
+            self.gallery, self.resident = gallery, moved
         # The gathered rows, perhaps their copy on the device, and attention over them.
-        candidate = 6 * total // len(gallery["embedding"])
-        candidates = max(1, memory_budget // candidate)
-        return max(1, min(query_block, shape[0], candidates // shape[1])), min(shape[1], candidates)
+        candidates = max(1, (self.memory_budget - resident) // (6 * total // len(gallery["embedding"])))
+        queries, length = shape
+        self.shape = max(1, min(self.query_block, queries, candidates // length)), min(length, candidates)
+        return self.shape
 
-    def __call__(self, queries, gallery, ids, coarse, query_side, shape):
+    def __call__(self, queries, gallery, ids, coarse, query_side):
         # The last blocks repeat their last rows and columns to have the shape of the others.
-        filled = np.pad(ids, [(0, size - have) for size, have in zip(shape, ids.shape, strict=True)], "edge")
+        filled = np.pad(ids, [(0, size - have) for size, have in zip(self.shape, ids.shape, strict=True)], "edge")
         scores = score_candidates(self.model, queries, self.resident or gallery, filled, query_side)
         return scores[: ids.shape[0], : ids.shape[1]]
 

@@ -37,7 +37,7 @@ def test_rows_are_the_vectors_the_lengths_and_the_exhaustive_score(rows):
     # One candidate each: the second stage has nothing to order.
     assert recalls[1]["i2t_r1"] == recalls[0]["i2t_r1"] and recalls[1]["t2i_r1"] == recalls[0]["t2i_r1"]
     assert all(row["seconds"] > 0 for row in rows)
-    words, regions = table().caption_columns["padding_mask"].sum(1).mean() - 2, 0
+    words = table().caption_columns["padding_mask"].sum(1).mean() - 2
     regions = table().image_columns["region_mask"].sum(1).mean()
     assert rows[-1]["cost"] == pytest.approx(72 * words * regions * 8)
     assert rows[2]["cost"] == pytest.approx(72 * 8 + 60 * words * regions * 8)
