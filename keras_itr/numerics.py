@@ -40,4 +40,4 @@ def without_padding(rows, mask):
     Kernels, attention and their gradients multiply padding by zero, and zero
     times NaN is NaN.
     """
-    return ops.where(ops.cast(mask, "bool")[..., None], rows, ops.zeros_like(rows))
+    return ops.where(ops.cast(mask, "bool")[..., None], rows, 0.0)

@@ -120,7 +120,7 @@ class CrossModalAttention(keras.layers.Layer):
         words = self._tokens(words, word_mask, word_axes, axes)
         # The one product of all regions with all words, in the order that suits each direction.
         over_words, over_regions = _order(words, regions), _order(regions, words)
-        products = ops.einsum(f"{region_axes}rhd,{word_axes}lhd->h{over_words}rl", regions.heads, words.heads)
+        products = ops.einsum(f"h{region_axes}rd,h{word_axes}ld->h{over_words}rl", regions.heads, words.heads)
         image_to_text, context_text = _attend(products, regions, words, self.image_to_text_scale)
         products = ops.einsum(f"h{over_words}rl->h{over_regions}lr", products)
         text_to_image, context_image = _attend(products, words, regions, self.text_to_image_scale)
@@ -143,7 +143,10 @@ class CrossModalAttention(keras.layers.Layer):
             mask = ops.squeeze(mask, broadcast) if broadcast else mask
         tokens = ops.squeeze(tokens, broadcast) if broadcast else tokens
         width = tokens.shape[-1] // self.num_heads
-        return _Tokens(ops.reshape(tokens, (*ops.shape(tokens)[:-1], self.num_heads, width)), mask, axes)
+        tokens = ops.reshape(tokens, (*ops.shape(tokens)[:-1], self.num_heads, width))
+        # Heads in front, once: all products below are then batches of matrices as they lie.
+        heads = ops.moveaxis(tokens, -2, 0)
+        return _Tokens(heads, ops.einsum(f"h{axes}nd,h{axes}md->h{axes}nm", heads, heads), mask, axes)
 
     def _check_shapes(self, regions, words):
         rank, other = len(regions.shape), len(words.shape)
@@ -188,9 +191,10 @@ def in_text_chunks(function, words, word_mask, size):
 
 
 class _Tokens(NamedTuple):
-    """One side: heads `(..., N, H, D / H)`, mask `(..., N)` or None, and a letter for each leading axis."""
+    """One side: heads `(H, ..., N, D / H)`, their inner products `(H, ..., N, N)`, mask `(..., N)` or None, and a letter for each leading axis."""
 
     heads: object
+    gram: object
     mask: object
     axes: str
 
@@ -209,15 +213,14 @@ def _attend(products, queries, keys, scale):
     attention = ops.softmax(logits, axis=-1)
     matched = ops.sum(attention * products, axis=(0, -1))
     # |c|^2 = sum over heads of a (W W') a'.
-    gram = ops.einsum(f"{keys.axes}khd,{keys.axes}jhd->h{keys.axes}kj", keys.heads, keys.heads)
-    spread = ops.einsum(f"h{axes}qk,h{keys.axes}kj->h{axes}qj", attention, gram)
+    spread = ops.einsum(f"h{axes}qk,h{keys.axes}kj->h{axes}qj", attention, keys.gram)
     attended_square = ops.sum(attention * spread, axis=(0, -1))
-    query_square = _aligned(ops.sum(ops.square(queries.heads), axis=(-2, -1)), queries.axes, axes)
+    query_square = _aligned(ops.sum(ops.diagonal(queries.gram, 0, -2, -1), axis=0), queries.axes, axes)
     shares = _aligned(_shares(queries), queries.axes, axes)
     score = ops.sum(shares * _cosine(matched, query_square * attended_square), axis=-1)
     attention = ops.sum(shares[..., None] * attention, axis=-2)
-    context = ops.einsum(f"h{axes}k,{keys.axes}khd->{axes}hd", attention, keys.heads)
-    return score, ops.reshape(context, (*ops.shape(score), keys.heads.shape[-2] * keys.heads.shape[-1]))
+    context = ops.einsum(f"h{axes}k,h{keys.axes}kd->{axes}hd", attention, keys.heads)
+    return score, ops.reshape(context, (*ops.shape(score), keys.heads.shape[0] * keys.heads.shape[-1]))
 
 
 def _cosine(product, square):
@@ -232,7 +235,7 @@ def _shares(tokens):
     """`(..., N)`, the weight of each token in the mean over the valid ones; 0 where there are none."""
     heads = tokens.heads
     if tokens.mask is None:
-        valid = ops.ones(ops.shape(heads)[:-2], heads.dtype)
+        valid = ops.ones(ops.shape(heads)[1:-1], heads.dtype)
     else:
         valid = ops.cast(tokens.mask, heads.dtype)
     return valid / ops.maximum(ops.sum(valid, axis=-1, keepdims=True), 1.0)
