@@ -191,8 +191,8 @@ def in_text_chunks(function, words, word_mask, size):
 
 
 class _Tokens(NamedTuple):
-    """One side: heads `(H, ..., N, D / H)`, their inner products `(H, ..., N, N)`, mask `(..., N)` or None, and a letter
-    for each leading axis."""
+    """One side: heads `(H, ..., N, D / H)`, their inner products `(H, ..., N, N)`, mask `(..., N)` or None, and a
+    letter for each leading axis."""
 
     heads: object
     gram: object
