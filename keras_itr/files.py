@@ -94,6 +94,7 @@ class Rows:
     Args:
         count: int, rows of every array.
         directory: folder, made if need be; None for memory.
+        prefix: string before the file names, so that several may share a folder.
 
     Example:
 
@@ -108,8 +109,9 @@ class Rows:
     ```
     """
 
-    def __init__(self, count, directory=None):
+    def __init__(self, count, directory=None, prefix=""):
         self.count = count
+        self.prefix = prefix
         self.directory = None if directory is None else Path(directory)
         self.arrays = {}
 
@@ -131,8 +133,8 @@ class Rows:
             array.flush()
         self.arrays = {}
         for key in keys:
-            os.replace(self._aside(key), self.directory / f"{key}.npy")
-        return {key: np.load(self.directory / f"{key}.npy", mmap_mode="r", allow_pickle=False) for key in keys}
+            os.replace(self._aside(key), self.directory / f"{self.prefix}{key}.npy")
+        return {key: _mapped(self.directory / f"{self.prefix}{key}.npy") for key in keys}
 
     def _empty(self, key, shape, dtype):
         if self.directory is None:
@@ -141,4 +143,20 @@ class Rows:
         return np.lib.format.open_memmap(self._aside(key), "w+", dtype, shape)
 
     def _aside(self, key):
-        return self.directory / f".{key}.writing.npy"
+        return self.directory / f".{self.prefix}{key}.writing.npy"
+
+
+def read_rows(directory, prefix=""):
+    """The arrays that `Rows` wrote into a folder under this prefix, as read-only memory maps by their names.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    paths = sorted(Path(directory).glob(f"{prefix}*.npy"))
+    if not paths:
+        raise ValueError(f"{directory}: holds no {prefix}*.npy; encode with this directory first.")
+    return {path.stem.removeprefix(prefix): _mapped(path) for path in paths}
+
+
+def _mapped(path):
+    return np.load(path, mmap_mode="r", allow_pickle=False)

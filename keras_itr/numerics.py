@@ -14,11 +14,12 @@ def at_least_float32(x):
 def unit_rows(x, epsilon=1e-12):
     """Rows of `x` divided by `max(norm, epsilon)`, in at least float32.
 
-    The maximum is taken under the root, so that a zero row has a finite
-    gradient.
+    A zero row has no direction, and receives no gradient: the true one is as
+    large as `1 / epsilon`.
     """
     x = at_least_float32(x)
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    x = ops.where(square > epsilon**2, x, ops.stop_gradient(x))
     return x * ops.rsqrt(ops.maximum(square, epsilon**2))
 
 

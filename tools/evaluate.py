@@ -15,9 +15,13 @@ EXAMPLES = """examples:
 def main(arguments):
     from keras_itr.training import evaluate_preset, sweep_preset
 
-    if arguments.plot and not (arguments.sweep_k or arguments.profile):
+    if arguments.plot and not (arguments.sweep_k is not None or arguments.profile):
         raise ValueError("--plot draws what --sweep_k or --profile measures; add one of them.")
-    if arguments.sweep_k or arguments.profile:
+    if arguments.sweep_k is not None or arguments.profile:
+        if arguments.json or arguments.by_length or arguments.protocol != "full":
+            raise ValueError(
+                "--sweep_k and --profile measure all pairs of the split; leave out --json, --by_length and --protocol."
+            )
         sweep_preset(
             arguments.preset,
             arguments.recipe,

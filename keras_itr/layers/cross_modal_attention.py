@@ -1,9 +1,9 @@
 from typing import NamedTuple
 
 import keras
-from keras import backend, ops
+from keras import ops
 
-from keras_itr.numerics import without_padding
+from keras_itr.numerics import at_least_float32, without_padding
 
 EPSILON = 1e-8
 # Finite, so that a row without any valid key has a softmax; next to any real logit its exponential is exactly zero.
@@ -62,6 +62,10 @@ class CrossModalAttention(keras.layers.Layer):
             `(P, R, D)` and `(P, L, D)` to the same dict of `(P,)` and `(P, D)`.
             Two leading axes broadcast: `(Q, 1, R, D)` with `(Q, K, L, D)` gives
             `(Q, K)` and `(Q, K, D)`. Never in chunks.
+        prepare(tokens, mask=None): what one side brings to all its pairs: dict
+            of `heads` `(..., H, N, D / H)`, `gram` `(..., H, N, N)`, `mask`.
+        prepared_pairs(regions, words): `pairs` of two such dicts, for items that
+            are in many pairs.
 
     Raises:
         ValueError: if `num_heads` does not divide the width, regions and words
@@ -104,26 +108,37 @@ class CrossModalAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, regions, words, region_mask=None, word_mask=None):
-        regions, region_mask = ops.expand_dims(regions, 1), _expanded(region_mask, 1)
+        self._check_shapes(regions, words)
+        images = expanded(self.prepare(regions, region_mask), 1)
 
         def parts(words, word_mask):
-            return self.pairs(regions, ops.expand_dims(words, 0), region_mask, _expanded(word_mask, 0))
+            return self.prepared_pairs(images, expanded(self.prepare(words, word_mask), 0))
 
         return in_text_chunks(parts, words, word_mask, self.text_chunk_size)
 
     def pairs(self, regions, words, region_mask=None, word_mask=None):
         self._check_shapes(regions, words)
-        dtype = backend.result_type(*(backend.standardize_dtype(x.dtype) for x in (regions, words)), "float32")
-        regions, words = ops.cast(regions, dtype), ops.cast(words, dtype)
-        region_axes, word_axes, axes = _leading_axes(regions.shape[:-2], words.shape[:-2])
-        regions = self._tokens(regions, region_mask, region_axes, axes)
-        words = self._tokens(words, word_mask, word_axes, axes)
+        return self.prepared_pairs(self.prepare(regions, region_mask), self.prepare(words, word_mask))
+
+    def prepare(self, tokens, mask=None):
+        tokens = at_least_float32(tokens)
+        mask = ops.ones(ops.shape(tokens)[:-1], "bool") if mask is None else ops.cast(mask, "bool")
+        tokens = without_padding(tokens, mask)
+        heads = ops.reshape(tokens, (*ops.shape(tokens)[:-1], self.num_heads, tokens.shape[-1] // self.num_heads))
+        # Heads before tokens, once: all products of pairs are then batches of matrices as they lie.
+        heads = ops.swapaxes(heads, -3, -2)
+        return {"heads": heads, "gram": ops.matmul(heads, ops.swapaxes(heads, -1, -2)), "mask": mask}
+
+    def prepared_pairs(self, regions, words):
+        region_axes, word_axes, axes = _leading_axes(regions["mask"].shape[:-1], words["mask"].shape[:-1])
+        regions, words = _tokens(regions, region_axes, axes), _tokens(words, word_axes, axes)
         # The one product of all regions with all words, in the order that suits each direction.
         over_words, over_regions = _order(words, regions), _order(regions, words)
-        products = ops.einsum(f"h{region_axes}rd,h{word_axes}ld->h{over_words}rl", regions.heads, words.heads)
+        products = ops.einsum(f"{region_axes}hrd,{word_axes}hld->{over_words}rl", regions.heads, words.heads)
         image_to_text, context_text = _attend(products, regions, words, self.image_to_text_scale)
-        products = ops.einsum(f"h{over_words}rl->h{over_regions}lr", products)
+        products = ops.einsum(f"{over_words}rl->{over_regions}lr", products)
         text_to_image, context_image = _attend(products, words, regions, self.text_to_image_scale)
+        over_words, over_regions = over_words.replace("h", ""), over_regions.replace("h", "")
         image_to_text, context_text = (_aligned(x, over_words, axes) for x in (image_to_text, context_text))
         text_to_image, context_image = (_aligned(x, over_regions, axes) for x in (text_to_image, context_image))
         return {
@@ -133,20 +148,6 @@ class CrossModalAttention(keras.layers.Layer):
             "context_text": context_text,
             "context_image": context_image,
         }
-
-    def _tokens(self, tokens, mask, axes, all_axes):
-        """Heads without the leading axes that only broadcast, and with zeros in place of padding."""
-        broadcast = [position for position, name in enumerate(all_axes) if name not in axes]
-        if mask is not None:
-            mask = ops.cast(mask, "bool")
-            tokens = without_padding(tokens, mask)
-            mask = ops.squeeze(mask, broadcast) if broadcast else mask
-        tokens = ops.squeeze(tokens, broadcast) if broadcast else tokens
-        width = tokens.shape[-1] // self.num_heads
-        tokens = ops.reshape(tokens, (*ops.shape(tokens)[:-1], self.num_heads, width))
-        # Heads in front, once: all products below are then batches of matrices as they lie.
-        heads = ops.moveaxis(tokens, -2, 0)
-        return _Tokens(heads, ops.einsum(f"h{axes}nd,h{axes}md->h{axes}nm", heads, heads), mask, axes)
 
     def _check_shapes(self, regions, words):
         rank, other = len(regions.shape), len(words.shape)
@@ -190,9 +191,13 @@ def in_text_chunks(function, words, word_mask, size):
     return {name: ops.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
+def expanded(prepared, axis):
+    """What `prepare` returned, with one more leading axis to broadcast over."""
+    return {name: ops.expand_dims(x, axis) for name, x in prepared.items()}
+
+
 class _Tokens(NamedTuple):
-    """One side: heads `(H, ..., N, D / H)`, their inner products `(H, ..., N, N)`, mask `(..., N)` or None, and a
-    letter for each leading axis."""
+    """One side: what `prepare` returned, and a letter for each leading axis."""
 
     heads: object
     gram: object
@@ -200,28 +205,34 @@ class _Tokens(NamedTuple):
     axes: str
 
 
-def _attend(products, queries, keys, scale):
-    """One direction: score `(...)` and mean context `(..., D)` from products `(H, ..., Q, K)`.
+def _tokens(prepared, axes, all_axes):
+    """One side without the leading axes that only broadcast."""
+    broadcast = [position for position, name in enumerate(all_axes) if name not in axes]
+    parts = (prepared[name] for name in ("heads", "gram", "mask"))
+    return _Tokens(*(ops.squeeze(part, broadcast) if broadcast else part for part in parts), axes)
 
-    Leading axes of products and results are in the order of `_order`: no
-    product below has to move its largest factor.
+
+def _attend(products, queries, keys, scale):
+    """One direction: score `(...)` and mean context `(..., D)` from products `(..., Q, K)` of the order `_order`.
+
+    Results are in that order without the heads: no product below has to move its largest factor.
     """
-    axes = _order(keys, queries)
-    logits = scale * products
-    if keys.mask is not None:
-        logits = logits + _aligned(ops.where(keys.mask, 0.0, MASKED), keys.axes, axes)[..., None, :]
+    order, head = _order(keys, queries), len(keys.axes)
+    axes = order.replace("h", "")
+    masked = _aligned(ops.where(keys.mask, 0.0, MASKED), keys.axes, order)
     # Keys that are all masked are all zero: their equal shares sum zeros.
-    attention = ops.softmax(logits, axis=-1)
-    matched = ops.sum(attention * products, axis=(0, -1))
+    attention = ops.softmax(scale * products + masked[..., None, :], axis=-1)
+    matched = ops.sum(attention * products, axis=(head, -1))
     # |c|^2 = sum over heads of a (W W') a'.
-    spread = ops.einsum(f"h{axes}qk,h{keys.axes}kj->h{axes}qj", attention, keys.gram)
-    attended_square = ops.sum(attention * spread, axis=(0, -1))
-    query_square = _aligned(ops.sum(ops.diagonal(queries.gram, 0, -2, -1), axis=0), queries.axes, axes)
-    shares = _aligned(_shares(queries), queries.axes, axes)
-    score = ops.sum(shares * _cosine(matched, query_square * attended_square), axis=-1)
-    attention = ops.sum(shares[..., None] * attention, axis=-2)
-    context = ops.einsum(f"h{axes}k,h{keys.axes}kd->{axes}hd", attention, keys.heads)
-    return score, ops.reshape(context, (*ops.shape(score), keys.heads.shape[0] * keys.heads.shape[-1]))
+    spread = ops.einsum(f"{order}qk,{keys.axes}hkj->{order}qj", attention, keys.gram)
+    attended_square = ops.sum(attention * spread, axis=(head, -1))
+    query_square = ops.sum(ops.diagonal(queries.gram, 0, -2, -1), axis=len(queries.axes))
+    shares = _shares(queries)
+    cosine = _cosine(matched, _aligned(query_square, queries.axes, axes) * attended_square)
+    score = ops.sum(_aligned(shares, queries.axes, axes) * cosine, axis=-1)
+    attention = ops.sum(_aligned(shares, queries.axes, order)[..., None] * attention, axis=-2)
+    context = ops.einsum(f"{order}k,{keys.axes}hkd->{axes}hd", attention, keys.heads)
+    return score, ops.reshape(context, (*ops.shape(score), keys.heads.shape[-3] * keys.heads.shape[-1]))
 
 
 def _cosine(product, square):
@@ -234,11 +245,7 @@ def _cosine(product, square):
 
 def _shares(tokens):
     """`(..., N)`, the weight of each token in the mean over the valid ones; 0 where there are none."""
-    heads = tokens.heads
-    if tokens.mask is None:
-        valid = ops.ones(ops.shape(heads)[1:-1], heads.dtype)
-    else:
-        valid = ops.cast(tokens.mask, heads.dtype)
+    valid = ops.cast(tokens.mask, tokens.heads.dtype)
     return valid / ops.maximum(ops.sum(valid, axis=-1, keepdims=True), 1.0)
 
 
@@ -256,8 +263,8 @@ def _leading_axes(region_sizes, word_sizes):
 
 
 def _order(keys, queries):
-    """Leading axes of both, those of the keys first: the batch of a product with keys."""
-    return keys.axes + "".join(name for name in queries.axes if name not in keys.axes)
+    """The keys' leading axes, the heads, the other axes: the batch of a product with keys comes first."""
+    return keys.axes + "h" + "".join(name for name in queries.axes if name not in keys.axes)
 
 
 def _aligned(x, axes, order):
@@ -267,7 +274,3 @@ def _aligned(x, axes, order):
         x = ops.transpose(x, (*places, *range(len(axes), len(x.shape))))
     missing = [position for position, name in enumerate(order) if name not in axes]
     return ops.expand_dims(x, missing) if missing else x
-
-
-def _expanded(mask, axis):
-    return None if mask is None else ops.expand_dims(mask, axis)

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from keras_itr.layers.cross_modal_attention import CrossModalAttention, in_text_chunks
+from keras_itr.layers.cross_modal_attention import CrossModalAttention, expanded, in_text_chunks
 from keras_itr.numerics import at_least_float32
 
 EPSILON = 1e-8
@@ -61,6 +61,10 @@ class HierarchicalSimilarity(keras.layers.Layer):
             `(P, Dc)` to `(P,)`. Two leading axes broadcast as in
             `CrossModalAttention.pairs`. A pair sees itself alone, whatever
             `conditioning` says.
+        prepare_images(regions, image_global, region_mask=None),
+            prepare_texts(words, word_mask=None): dicts of what an item brings to
+            all its pairs, one row per item.
+        prepared_pairs(images, texts): `pairs` of two such dicts, with its parts.
 
     Raises:
         ValueError: for another `conditioning`, a `local_weight` outside 0..1,
@@ -141,20 +145,29 @@ class HierarchicalSimilarity(keras.layers.Layer):
         return parts if return_parts else parts["similarity"]
 
     def pairs(self, regions, words, image_global, region_mask=None, word_mask=None, return_parts=False):
-        attended = self.attention.pairs(regions, words, region_mask, word_mask)
-        image, text = self._vectors(*self._image_parts(image_global), attended)
-        parts = self._mix(attended["scores"], _norm_product(image, text))
+        images = self.prepare_images(regions, image_global, region_mask)
+        parts = self.prepared_pairs(images, self.prepare_texts(words, word_mask))
         return parts if return_parts else parts["similarity"]
 
     def pairwise(self, regions, words, image_global, region_mask=None, word_mask=None):
         # What an image says without a text is made once, whatever the number of texts and chunks.
-        image_parts = [ops.expand_dims(part, 1) for part in self._image_parts(image_global)]
+        images = expanded(self.prepare_images(regions, image_global, region_mask), 1)
 
         def parts(words, word_mask):
-            attended = self.attention(regions, words, region_mask, word_mask)
-            return self._mix(attended["scores"], _norm_product(*self._vectors(*image_parts, attended)))
+            return self.prepared_pairs(images, expanded(self.prepare_texts(words, word_mask), 0))
 
         return in_text_chunks(parts, words, word_mask, self.text_chunk_size)
+
+    def prepare_images(self, regions, image_global, region_mask=None):
+        vector, gate = self._image_parts(image_global)
+        return {**self.attention.prepare(regions, region_mask), "vector": vector, "gate": gate}
+
+    def prepare_texts(self, words, word_mask=None):
+        return self.attention.prepare(words, word_mask)
+
+    def prepared_pairs(self, images, texts):
+        attended = self.attention.prepared_pairs(images, texts)
+        return self._mix(attended["scores"], _norm_product(*self._vectors(images["vector"], images["gate"], attended)))
 
     def _paired(self, regions, words, image_global, region_mask, word_mask, training):
         self._check_paired(regions, words, training)

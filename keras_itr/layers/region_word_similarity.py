@@ -60,7 +60,8 @@ class RegionWordSimilarity(keras.layers.Layer):
     def __init__(
         self, reduction="sum", scale=10.0, masked_value="-inf", trim_last_word=False, chunk_size=None, **kwargs
     ):
-        super().__init__(**kwargs)
+        # Half precision would lose digits of the maxima; features come as they are.
+        super().__init__(autocast=False, **kwargs)
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction must be 'sum' or 'mean', received {reduction!r}.")
         if masked_value not in ("-inf", 0.0):

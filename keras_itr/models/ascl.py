@@ -6,6 +6,7 @@ from keras import ops
 from keras_itr.layers import HierarchicalSimilarity, TextNegatives
 from keras_itr.losses import asymmetry_sensitive_contrastive, symmetric_contrastive
 from keras_itr.losses.pairs import masked_mean
+from keras_itr.models.freezing import FrozenWeights
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows, without_padding
 
@@ -51,7 +52,7 @@ class AsCL(ImageTextRetriever):
         conditioning: `"pairwise"` (default), or `"paired"`, in training alone: an image's vector comes from its own
             caption. Scores are pairwise in either case.
         freeze_backbones: bool, default True: the towers stay as they are, and only the projections and the similarity
-            train. False for towers from scratch.
+            train. False for towers from scratch; what is frozen inside of them stays so.
         rerank_top_k: int, length of the shortlists, default 100.
         text_chunk_size: int, captions scored at a time, for less memory; None (default) all at once.
         preprocessor: a `RetrievalPreprocessor` for raw images and strings.
@@ -136,7 +137,8 @@ class AsCL(ImageTextRetriever):
         )
         local = (None, None, embedding_dim)
         self.hierarchical_similarity.build(local, local, (None, image_global_dim or image_tower.output_dim))
-        backbone.trainable = not freeze_backbones
+        if freeze_backbones:
+            FrozenWeights().freeze(backbone.variables)
         # Configuration.
         self.embedding_dim = embedding_dim
         self.num_heads = num_heads
@@ -160,7 +162,13 @@ class AsCL(ImageTextRetriever):
     def encode_images(self, inputs, training=False):
         features = self.backbone.image_tower(inputs, training=training and not self.freeze_backbones)
         mask, whole = features["mask"], features["pooled"]
-        if self.image_global_dim is not None:
+        if self.image_global_dim is None:
+            if "image_global" in inputs:
+                raise ValueError(
+                    "the inputs have 'image_global', and this AsCL was made without it: pass image_global_dim="
+                    f"{inputs['image_global'].shape[-1]} to the constructor, or leave the key out."
+                )
+        else:
             if "image_global" not in inputs:
                 raise ValueError(f"'image_global' (B, {self.image_global_dim}) is missing; the model was made for it.")
             whole = inputs["image_global"]
@@ -179,7 +187,18 @@ class AsCL(ImageTextRetriever):
         return self.hierarchical_similarity.pairwise(*_parts(image_features, text_features))["similarity"]
 
     def pair_scores(self, image_features, text_features):
-        return self.hierarchical_similarity.pairs(*_parts(image_features, text_features))
+        image = self.prepare_candidates("image", image_features)
+        text = self.prepare_candidates("text", text_features)
+        return self.hierarchical_similarity.prepared_pairs(image, text)["similarity"]
+
+    def prepare_candidates(self, side, features):
+        if "heads" in features:
+            return features
+        if side == "text":
+            return self.hierarchical_similarity.prepare_texts(features["tokens"], features["mask"])
+        return self.hierarchical_similarity.prepare_images(
+            features["tokens"], features["image_global"], features["mask"]
+        )
 
     def pair_cost(self, regions, words):
         # Attention both ways; context projection, the text half of the gate, text projection.

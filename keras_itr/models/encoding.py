@@ -35,7 +35,7 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True, directory
     if not count:
         raise ValueError(f"embed_{side}s received no {side}.")
     encoder = _compiled(retriever, what, side=side)
-    rows, bar = Rows(count, directory), SlowBar(count, verbose)
+    rows, bar = Rows(count, directory, f"{side}_"), SlowBar(count, verbose)
     for start in range(0, count, batch_size):
         batch = {key: column[start : start + batch_size] for key, column in columns.items()}
         size = len(next(iter(batch.values())))
@@ -43,7 +43,7 @@ def run_encoder(retriever, side, what, x, batch_size=64, verbose=True, directory
             # One shape for all batches: the last one is filled up, and cut again.
             batch = {key: _fill(rows, batch_size) for key, rows in batch.items()}
         encoded = encoder.predict_on_batch(_prepare(retriever, batch))
-        rows.write(start, {key: np.asarray(value)[:size] for key, value in encoded.items()})
+        rows.write(start, {key: _readable(value)[:size] for key, value in encoded.items()})
         bar.update(start + size)
     return rows.done()
 
@@ -58,17 +58,21 @@ def features_of(retriever, side, x, batch_size=64, verbose=True):
 def score_blocks(retriever, image, text, block_size=64, verbose=False, **arguments):
     """The `(I, T)` similarity of two dicts of NumPy features, block by block; `arguments` are those of `similarity`."""
     scorer = _compiled(retriever, "similarity", **arguments)
-    rows, bar = [], SlowBar(len(image["embedding"]), verbose)
-    for start in range(0, len(image["embedding"]), block_size):
-        image_block = {key: value[start : start + block_size] for key, value in image.items()}
-        row = [
-            scorer.predict_on_batch(
-                {"image": image_block, "text": {key: value[at : at + block_size] for key, value in text.items()}}
-            )["similarity"]
-            for at in range(0, len(text["embedding"]), block_size)
-        ]
-        rows.append(np.concatenate(row, axis=1))
-        bar.update(min(start + block_size, len(image["embedding"])))
+    images, texts = len(image["embedding"]), len(text["embedding"])
+    rows, bar = [], SlowBar(images, verbose)
+
+    def block_of(features, start, count):
+        # One shape for all blocks: in another shape, equal items may differ in their last digit.
+        block = {key: np.asarray(value[start : start + block_size]) for key, value in features.items()}
+        return {key: _fill(part, block_size) for key, part in block.items()} if count > block_size else block
+
+    for start in range(0, images, block_size):
+        row = []
+        for at in range(0, texts, block_size):
+            block = {"image": block_of(image, start, images), "text": block_of(text, at, texts)}
+            row.append(np.asarray(scorer.predict_on_batch(block)["similarity"]))
+        rows.append(np.concatenate(row, axis=1)[: images - start, :texts])
+        bar.update(min(start + block_size, images))
     return np.concatenate(rows, axis=0)
 
 
@@ -97,11 +101,17 @@ def score_candidates(retriever, queries, gallery, ids, query_side):
     gathered where they are, without a copy of each candidate on the way.
     """
     inputs = {"queries": {key: _fill(np.asarray(rows), len(ids)) for key, rows in queries.items()}}
-    if isinstance(gallery["embedding"], np.ndarray):
+    if isinstance(next(iter(gallery.values())), np.ndarray):
         inputs["candidates"] = {key: np.asarray(rows[ids]) for key, rows in gallery.items()}
     else:
         inputs.update(gallery=gallery, ids=ids.astype("int32"))
     return np.asarray(_compiled(retriever, "candidate_scores", side=query_side).predict_on_batch(inputs)["scores"])
+
+
+def resident_candidates(retriever, gallery, side):
+    """The features of a gallery on the device, prepared for `score_candidates`."""
+    prepared = _compiled(retriever, "candidates", side=side).predict_on_batch(gallery)
+    return {key: ops.convert_to_tensor(value) for key, value in prepared.items()}
 
 
 def matched_rows(image, text):
@@ -134,7 +144,8 @@ class _Compiled(keras.Model):
     """One compiled function of a retriever: it borrows the layers and owns nothing."""
 
     def __init__(self, retriever, what, arguments, name):
-        super().__init__(name=name)
+        # Features pass as they are; the retriever's layers cast for themselves.
+        super().__init__(name=name, autocast=False)
         # An attribute, so that its weights are inputs of what is compiled, and not constants in it.
         self.retriever = retriever
         self.what = what
@@ -172,6 +183,10 @@ def _candidate_scores(retriever, inputs, side):
     return {"scores": retriever.pair_scores(image, text)}
 
 
+def _candidates(retriever, inputs, side):
+    return retriever.prepare_candidates(side, inputs)
+
+
 def _pair_scores(retriever, inputs):
     return {"scores": retriever.pair_scores(inputs["image"], inputs["text"])}
 
@@ -181,6 +196,7 @@ FUNCTIONS = {
     "embedding": _embedding,
     "uni_modal": _uni_modal,
     "similarity": _similarity,
+    "candidates": _candidates,
     "pair_scores": _pair_scores,
     "candidate_scores": _candidate_scores,
 }
@@ -229,6 +245,12 @@ def _prepare(retriever, batch):
     elif "text" in batch or ("images" in batch and np.asarray(batch["images"]).dtype.kind != "f"):
         raise ValueError("raw images and strings need a preprocessor; this model was made without one.")
     return {key: ops.convert_to_tensor(value) for key, value in batch.items()}
+
+
+def _readable(value):
+    """An array that NumPy can write and read: it knows no bfloat16."""
+    value = np.asarray(value)
+    return value.astype("float32") if value.dtype.kind == "V" else value
 
 
 def _fill(rows, size):

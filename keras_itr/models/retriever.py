@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_pairs
+from keras_itr.models.freezing import settle_frozen_layers
 from keras_itr.models.image_ids import checked_ids
 from keras_itr.preprocessing import (
     CLIPTokenizer,
@@ -85,6 +86,13 @@ class ImageTextRetriever(keras_hub.models.Task):
         """
         raise NotImplementedError(f"{type(self).__name__} has no second stage: {self.no_second_stage}")
 
+    def prepare_candidates(self, side, features):
+        """The features of a gallery as `pair_scores` takes them with the least work for each pair; one row per item.
+
+        As they are, by default. A method overrides it where an item brings the same products to all its pairs.
+        """
+        return features
+
     def shortlist_lengths(self):
         """The method's own lengths of shortlists: captions of an image, images of a caption."""
         return self.rerank_top_k, self.rerank_top_k
@@ -104,6 +112,7 @@ class ImageTextRetriever(keras_hub.models.Task):
             monitors: names of further values that `objectives` returns.
             plugins: plug-ins whose terms are added.
         """
+        settle_frozen_layers(self.backbone)
         self.plugins = list(plugins)
         self.term_weights = dict(term_weights)
         names = [*term_weights, *monitors]

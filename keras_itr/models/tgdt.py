@@ -5,6 +5,7 @@ from keras_itr.layers import RegionWordSimilarity, TrainingScalar, TransformerSt
 from keras_itr.losses import consistent_multimodal_contrastive, hard_negative_triplet, same_image_pairs
 from keras_itr.losses.pairs import masked_mean
 from keras_itr.models.encoding import features_of, score_blocks
+from keras_itr.models.freezing import FrozenWeights
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows, without_padding
 
@@ -173,6 +174,7 @@ class TGDT(ImageTextRetriever):
         self.masked_value = masked_value
         self.trim_last_word = trim_last_word
         self.declare_terms({"inter": global_weight, "intra": intra_weight, "local": local_weight}, plugins=plugins)
+        self.idle_weights = FrozenWeights()
         self.set_training_stage(training_stage)
 
     def set_training_stage(self, stage):
@@ -184,6 +186,8 @@ class TGDT(ImageTextRetriever):
         | `"global"` | the two global heads | `inter`, `intra` | frozen, without dropout |
         | `"joint"` | everything | all three | |
 
+        What was frozen otherwise, such as the network of a tower, stays frozen in every stage.
+
         Args:
             stage: one of the three. Saved with the configuration.
 
@@ -193,11 +197,13 @@ class TGDT(ImageTextRetriever):
         if stage not in STAGES:
             raise ValueError(f"the training stage must be one of {', '.join(map(repr, STAGES))}, received {stage!r}.")
         self.training_stage = stage
-        heads = (self.image_global_head, self.text_global_head)
-        for layer in self._layers_to_train():
-            layer.trainable = stage != ("local" if layer in heads else "global")
-        if self.learned_token is not None:
-            self.learned_token.trainable = stage != "global"
+        heads = [self.image_global_head, self.text_global_head]
+        below = [layer for layer in self._layers_to_train() if layer not in heads]
+        idle = {"local": heads, "global": below, "joint": []}[stage]
+        self.idle_weights.thaw()
+        self.idle_weights.freeze([weight for layer in idle for weight in layer.variables])
+        if self.learned_token is not None and stage == "global":
+            self.idle_weights.freeze([self.learned_token])
         self.idle_terms = tuple(term for term in STAGES["joint"] if term not in STAGES[stage])
         self.compiled = False
 

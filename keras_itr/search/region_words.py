@@ -33,7 +33,7 @@ class RegionWordScorer:
         self.memory_budget = memory_budget
         self.workers = os.cpu_count()
 
-    def prepare(self, gallery, shape):
+    def prepare(self, gallery, shape, query_side):
         """Queries and candidates of one call: many, since the gathered rows are few at any time."""
         return min(max(self.query_block, 8192), shape[0]), shape[1]
 

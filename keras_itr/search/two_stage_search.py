@@ -1,9 +1,9 @@
 import dataclasses
 
 import numpy as np
-from keras import ops
 
-from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_candidates
+from keras_itr.files import read_rows
+from keras_itr.models.encoding import features_of, resident_candidates, run_encoder, score_blocks, score_candidates
 from keras_itr.models.tgdt import TGDT
 from keras_itr.progress import SlowBar
 from keras_itr.search.nearest import nearest
@@ -16,7 +16,8 @@ class Ranking:
     """What a search found.
 
     Attributes:
-        ids: int64 `(Q, K)`, gallery rows, best first. Of equal scores the lower row comes first.
+        ids: int64 `(Q, K)`, gallery rows, best first. Of equal scores the lower row comes first; scores of equal items
+            may differ in the last digit where they came out of products of different shapes.
         scores: float32 `(Q, K)`, the second-stage scores of these.
     """
 
@@ -29,8 +30,9 @@ class TwoStageSearch:
 
     The dot product of the embeddings makes a shortlist of `k` for every query, `model.pair_scores` (or, for TGDT, the
     same in NumPy) scores the pairs of the shortlist from cached local features, and orders them. Nothing outside of a
-    shortlist is found. Each item is encoded once; local features may lie in memory-mapped files. A shortlist as long
-    as the gallery is the exhaustive score, bit by bit that of `model.score`.
+    shortlist is found. Each item is encoded once; local features may lie in memory-mapped files. With a shortlist as
+    long as the gallery all pairs are scored in blocks of 64 x 64, whatever the budget; for TGDT and AsCL that is
+    `model.score`, bit by bit.
 
     Args:
         model: an `ImageTextRetriever` with a second stage: `TGDT`, `AsCL` or `AAI`.
@@ -90,17 +92,25 @@ class TwoStageSearch:
         Args:
             images: as for `model.embed_images`.
             batch_size: int, default 64.
-            directory: folder for the features as memory-mapped `.npy` files; None (default) keeps them in memory.
-                Features that are there already are replaced when all are done, never before.
+            directory: folder for the features as memory-mapped files `image_*.npy`; None (default) keeps them in
+                memory. Features that are there already are replaced when all are done, never before.
 
         Returns:
             dict of arrays with one row per image: `"embedding"`, `"tokens"`, `"mask"` and what else the model needs.
         """
         return run_encoder(self.model, "image", "features", images, batch_size, self.verbose, directory)
 
+    def load_images(self, directory):
+        """The memory-mapped features that `encode_images` wrote into a folder, without encoding anew."""
+        return read_rows(directory, "image_")
+
     def encode_texts(self, texts, batch_size=64, directory=None):
         """Features of captions; `texts` as for `model.embed_texts`. See `encode_images`."""
         return run_encoder(self.model, "text", "features", texts, batch_size, self.verbose, directory)
+
+    def load_texts(self, directory):
+        """The features that `encode_texts` wrote into a folder. See `load_images`."""
+        return read_rows(directory, "text_")
 
     def image_to_text(self, images, texts):
         """The best captions of every image.
@@ -121,6 +131,9 @@ class TwoStageSearch:
         images = features_of(self.model, "image", images, verbose=self.verbose)
         texts = features_of(self.model, "text", texts, verbose=self.verbose)
         queries, gallery = (images, texts) if query_side == "image" else (texts, images)
+        if not len(queries["embedding"]):
+            nothing = np.empty((0, min(k, len(gallery["embedding"]))))
+            return Ranking(nothing.astype("int64"), nothing.astype("float32"))
         if k >= len(gallery["embedding"]) and not self.model.dot_product:
             scores = score_blocks(self.model, images, texts, verbose=self.verbose)
             scores = scores if query_side == "image" else scores.T
@@ -129,7 +142,7 @@ class TwoStageSearch:
         return _ordered(ids, self._second_stage(queries, gallery, ids, coarse, query_side))
 
     def _second_stage(self, queries, gallery, ids, coarse, query_side):
-        rows, columns = self.scorer.prepare(gallery, ids.shape)
+        rows, columns = self.scorer.prepare(gallery, ids.shape, query_side)
         scores, bar = np.empty(ids.shape, "float32"), SlowBar(len(ids), self.verbose)
         for start in range(0, len(ids), rows):
             block = {key: value[start : start + rows] for key, value in queries.items()}
@@ -137,8 +150,6 @@ class TwoStageSearch:
                 part = np.s_[start : start + rows, at : at + columns]
                 scores[part] = self.scorer(block, gallery, ids[part], coarse[part], query_side)
             bar.update(min(start + rows, len(ids)))
-        if np.isnan(scores).any():
-            raise ValueError("second-stage scores must not be NaN; the model has diverged or its inputs hold NaN.")
         return scores
 
 
@@ -149,18 +160,17 @@ class _PairScorer:
         self.model = model
         self.query_block = query_block
         self.memory_budget = memory_budget
-        self.gallery = self.resident = self.shape = None
+        self.gallery, self.resident, self.shape = {}, None, None
 
-    def prepare(self, gallery, shape):
+    def prepare(self, gallery, shape, query_side):
         """Queries and candidates of one call, within the budget, for a search of `shape` `(Q, K)`."""
         total = sum(value.nbytes for value in gallery.values())
         resident = total if total <= self.memory_budget // 2 else 0
-        if gallery is not self.gallery:
+        if not _same_arrays(gallery, self.gallery):
             # A gallery that takes less than half of the budget moves to the device as a whole, once.
-            moved = (
-                {key: ops.convert_to_tensor(np.asarray(value)) for key, value in gallery.items()} if resident else None
-            )
-            self.gallery, self.resident = gallery, moved
+            side = "text" if query_side == "image" else "image"
+            moved = resident_candidates(self.model, gallery, side) if resident else None
+            self.gallery, self.resident = dict(gallery), moved
         # The gathered rows, perhaps their copy on the device, and attention over them.
         candidates = max(1, (self.memory_budget - resident) // (6 * total // len(gallery["embedding"])))
         queries, length = shape
@@ -174,7 +184,13 @@ class _PairScorer:
         return scores[: ids.shape[0], : ids.shape[1]]
 
 
+def _same_arrays(features, others):
+    return features.keys() == others.keys() and all(value is others[key] for key, value in features.items())
+
+
 def _ordered(ids, scores):
+    if np.isnan(scores).any():
+        raise ValueError("second-stage scores must not be NaN; the model has diverged or its inputs hold NaN.")
     # The ids rise, so that a stable sort leaves the lower of two equals in front.
     order = np.argsort(-scores, axis=1, kind="stable")
     return Ranking(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))

@@ -163,8 +163,10 @@ def _fit(model, recipe, tables, folder, smoke, verbose):
         if position["epoch"] >= stage_end:
             continue
         if first_epoch and position["epoch"] == first_epoch and not position["step"]:
-            # The state before belongs to the optimizer of another stage.
+            # The state before belongs to the optimizer of another stage, and its best model is not trained in this one.
             state.restore()
+            for name in ("best", "best_epoch", "waited"):
+                position.pop(name, None)
             model.set_training_stage(stage)
             model.compile(optimizer=build_optimizer(run, steps, model, first_epoch * steps))
         # A run that stopped inside an epoch first finishes that epoch.
@@ -259,6 +261,8 @@ def _check_stages(recipe, model):
         return
     if not hasattr(model, "set_training_stage"):
         raise RecipeError(f"run.stages: {recipe.model.method!r} has no training stages; remove the key.")
+    if recipe.run.patience:
+        raise RecipeError("run.patience: a run of stages has fixed lengths; remove the key, or run.stages.")
     for stage in recipe.run.stages:
         if stage.stage not in model.training_stages:
             near = nearest(stage.stage, model.training_stages)

@@ -252,7 +252,7 @@ def test_configuration_round_trip():
 def test_errors():
     with pytest.raises(ValueError, match="num_heads must divide the width of regions and words, received 3 and 8"):
         CrossModalAttention(3)(REGIONS, WORDS)
-    with pytest.raises(ValueError, match=r"received shapes \(3, 1, 5, 8\) and \(1, 4, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"received shapes \(3, 5, 8\) and \(4, 6, 6\)"):
         run(LAYER, REGIONS, WORDS[..., :6])
     for regions, words in ((REGIONS, WORDS[None]), (REGIONS[0], WORDS[0]), (REGIONS[None, None], WORDS[None, None])):
         with pytest.raises(ValueError, match="or have two leading axes each"):

@@ -138,6 +138,11 @@ def test_padding_may_hold_anything():
     np.testing.assert_allclose(model.embed_images(dirty), model.embed_images(image), atol=1e-5)
 
 
+def test_a_pooled_vector_that_nobody_reads_is_refused():
+    with pytest.raises(ValueError, match="pass image_global_dim=7 to the constructor"):
+        make().embed_images({"regions": draw(2, 3, 12), "image_global": draw(2, 7)})
+
+
 def test_a_given_pooled_vector():
     data = {**word_data(), "image_global": draw(8, 5)}
     model, (image, text) = make(image_global_dim=5), sides(data)
@@ -160,6 +165,16 @@ def test_one_step_trains_everything_but_frozen_towers(freeze_backbones):
     towers = {id(weight) for weight in model.backbone.trainable_variables}
     assert changed == {id(weight) for weight in model.trainable_weights}
     assert bool(towers) == (not freeze_backbones)
+
+
+@pytest.mark.parametrize("freeze_backbones", (False, True))
+def test_frozen_towers_stay_frozen(freeze_backbones):
+    towers = backbone()
+    towers.text_tower.trainable = freeze_backbones
+    model = make(towers, freeze_backbones=freeze_backbones)
+    for again in (model, AsCL.from_config(model.get_config())):
+        trained = {id(weight) for weight in again.trainable_variables}
+        assert trained and not trained & {id(weight) for weight in again.backbone.text_tower.variables}
 
 
 def test_generated_negatives_differ_right_after_an_evaluation():

@@ -192,6 +192,37 @@ def test_a_stage_trains_what_it_says(stage):
         model.set_training_stage("both")
 
 
+@pytest.mark.parametrize("again", (False, True))
+def test_what_was_frozen_stays_frozen(again):
+    towers = region_word_backbone()
+    towers.text_tower.trainable = False
+    model = make(towers)
+    if again:
+        model = TGDT.from_config(model.get_config())
+    for stage in STAGES:
+        model.set_training_stage(stage)
+        trained = {id(weight) for weight in model.trainable_variables}
+        assert not trained & {id(weight) for weight in model.backbone.text_tower.variables}
+        below = trained & {id(weight) for weight in model.backbone.image_tower.variables}
+        assert bool(below) == (stage != "global")
+
+
+@pytest.mark.parametrize("global_token", ("zeros", "learned"))
+def test_an_image_without_regions_has_a_modest_gradient(global_token):
+    model, data = make(global_token=global_token), boxed_data()
+    data["region_mask"] = np.ones(data["regions"].shape[:2], bool)
+    data["region_mask"][:2] = False
+
+    def loss():
+        inputs = tensors(data)
+        features = model(inputs)
+        terms = model.objectives(features["image"], features["text"], inputs, training=True)
+        return terms["inter"] + terms["intra"] + terms["local"]
+
+    _, grads = gradients(loss, [], model.trainable_variables)
+    assert 1e-3 < max(np.abs(gradient).max() for gradient in grads) < 1e4
+
+
 def test_a_frozen_part_runs_without_dropout():
     model, data = make(dropout=0.5), tensors(boxed_data())
     model.set_training_stage("global")

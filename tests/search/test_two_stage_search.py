@@ -97,7 +97,14 @@ def test_features_on_disk(tmp_path):
     images = search.encode_images(image, directory=tmp_path / "images")
     texts = search.encode_texts(text, batch_size=5, directory=tmp_path / "texts")
     assert all(isinstance(array, np.memmap) for array in (*images.values(), *texts.values()))
-    assert sorted(path.name for path in (tmp_path / "texts").iterdir()) == ["embedding.npy", "mask.npy", "tokens.npy"]
+    search.encode_images(image, directory=tmp_path / "texts")
+    names = sorted(path.name for path in (tmp_path / "texts").glob("text_*"))
+    assert names == ["text_embedding.npy", "text_mask.npy", "text_tokens.npy"]
+    for key, rows in search.load_texts(tmp_path / "texts").items():
+        assert isinstance(rows, np.memmap)
+        np.testing.assert_array_equal(rows, texts[key])
+    with pytest.raises(ValueError, match="holds no text_"):
+        search.load_texts(tmp_path / "images")
     in_memory = search.image_to_text(image, text)
     ranking = search.image_to_text(images, texts)
     np.testing.assert_array_equal(ranking.ids, in_memory.ids)
@@ -122,7 +129,52 @@ def test_an_interrupted_encoding_leaves_the_old_features(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="power cut"):
         search.encode_texts({key: rows[::-1] for key, rows in text.items()}, batch_size=5, directory=tmp_path)
     for key, rows in old.items():
-        np.testing.assert_array_equal(np.load(tmp_path / f"{key}.npy"), rows)
+        np.testing.assert_array_equal(np.load(tmp_path / f"text_{key}.npy"), rows)
+
+
+@pytest.mark.parametrize("name", ("tgdt", "ascl"))
+def test_new_features_in_the_same_dict_are_seen(name):
+    model, image, text = case(name)
+    search = TwoStageSearch(model, 5, 3, verbose=False)
+    gallery, texts = search.encode_images(image), search.encode_texts(text)
+    search.text_to_image(texts, gallery)
+    others = search.encode_images({key: rows[::-1].copy() for key, rows in image.items()})
+    gallery.update(others)
+    expected = TwoStageSearch(model, 5, 3, verbose=False).text_to_image(texts, others)
+    np.testing.assert_array_equal(search.text_to_image(texts, gallery).scores, expected.scores)
+
+
+@pytest.mark.parametrize("k", (5, 12))
+def test_no_query_finds_nothing(k):
+    model, image, text = case("tgdt")
+    search = TwoStageSearch(model, k, verbose=False)
+    nobody = {key: rows[:0] for key, rows in search.encode_images(image).items()}
+    ranking = search.image_to_text(nobody, text)
+    assert ranking.ids.shape == ranking.scores.shape == (0, k)
+
+
+@pytest.mark.parametrize("name", ("tgdt", "ascl"))
+def test_half_precision_is_one_function(name, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model, image, text = case(name)
+        search = TwoStageSearch(model, 5, 3, verbose=False)
+        texts = search.encode_texts(text, directory=tmp_path)
+        ranking = search.image_to_text(image, texts)
+        expected = np.take_along_axis(model.score(image, text, verbose=False), ranking.ids, axis=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(ranking.scores, expected, rtol=2e-3 if name == "ascl" else 1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", (5, 12))
+def test_nan_is_an_error(k):
+    model, image, text = case("tgdt")
+    search = TwoStageSearch(model, k, verbose=False)
+    images = search.encode_images(image)
+    images["tokens"][1] = np.nan
+    with pytest.raises(ValueError, match="second-stage scores must not be NaN"):
+        search.image_to_text(images, text)
 
 
 def test_equal_scores_stand_in_the_order_of_their_rows():
