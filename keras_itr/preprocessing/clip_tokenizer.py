@@ -1,4 +1,3 @@
-import os
 import types
 
 import keras
@@ -78,12 +77,12 @@ class CLIPTokenizer(VocabularyTokenizer):
     special_token_attributes = ("start_token", "end_token")
     special_token_names = ("<|startoftext|>", "<|endoftext|>")
     pad_token_id = 0
+    assets_file = MERGES_FILE
 
     def __init__(self, merges=OPENAI, sequence_length=77, cleaning="none", **kwargs):
         check_style(cleaning)
         super().__init__(sequence_length=sequence_length, **kwargs)
         self.cleaning = cleaning
-        self.file_assets = [MERGES_FILE]
         self.merges = None
         if merges is not None:
             self.set_merges(merges)
@@ -97,8 +96,8 @@ class CLIPTokenizer(VocabularyTokenizer):
             )
         merges = openai_merges() if merges == OPENAI else tuple(merges)
         symbols, self._pair_keys = parse_merges(merges)
-        super().set_vocabulary([*symbols, *self.special_token_names])
         self.merges, self._compiled = merges, None
+        super().set_vocabulary([*symbols, *self.special_token_names])
 
     def set_vocabulary(self, vocabulary):
         raise ValueError("The vocabulary of a CLIPTokenizer follows from its merges; use `set_merges(merges)`.")
@@ -187,20 +186,19 @@ class CLIPTokenizer(VocabularyTokenizer):
             bytes(codes[character] for character in word).decode("utf-8", "replace") for word in words
         ).strip()
 
-    def save_assets(self, dir_path):
-        """Writes `merges.txt` into a directory: UTF-8, one merge a line, by falling priority."""
-        self._require_vocabulary()
-        with open(os.path.join(dir_path, MERGES_FILE), "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{merge}\n" for merge in self.merges)
+    def packaged(self):
+        return OPENAI if self.merges == openai_merges() else None
 
-    def load_assets(self, dir_path):
-        """Reads what `save_assets` wrote."""
-        with open(os.path.join(dir_path, MERGES_FILE), encoding="utf-8", newline="\n") as file:
+    def load_vocabulary(self, path):
+        """Reads merges from a file: UTF-8, one merge a line, by falling priority."""
+        with open(path, encoding="utf-8", newline="\n") as file:
             self.set_merges([line.removesuffix("\n") for line in file])
+
+    def _asset_lines(self):
+        return self.merges
 
     def get_config(self):
         config = super().get_config()
         del config["vocabulary"]
-        # Merges live in the asset file; OpenAI's come with the package as well.
-        merges = OPENAI if self.merges == openai_merges() else None
-        return {**config, "merges": merges, "cleaning": self.cleaning}
+        # Merges live in the asset file; OpenAI's come with the package.
+        return {**config, "merges": self.packaged(), "cleaning": self.cleaning}

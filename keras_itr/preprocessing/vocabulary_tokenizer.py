@@ -14,7 +14,7 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
     A subclass names its four special tokens and says how captions become ids, in core TensorFlow operations; eager
     calls, `tf.data` and exported graphs run that one function. Under JAX and PyTorch an eager call returns a tensor of
     the backend. The vocabulary is kept in an asset file, one token a line, as in `keras_hub`; the configuration holds
-    `None` in its place.
+    `None` in its place. One that comes with the package has no file, and its name in the configuration.
 
     Args:
         vocabulary: List of distinct tokens, the position being the id, with the padding token first and the other three
@@ -28,6 +28,7 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
     # What the special tokens are for, and their names, in the same order.
     special_token_attributes = ("pad_token", "unknown_token", "start_token", "end_token")
     special_token_names = ()
+    assets_file = VOCABULARY_FILE
 
     def __init__(self, vocabulary=None, sequence_length=32, **kwargs):
         for attribute, token in zip(self.special_token_attributes, self.special_token_names, strict=True):
@@ -38,11 +39,15 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
                 f"`sequence_length` must be an integer of at least 3 (start, one word, end); got {sequence_length!r}."
             )
         self.sequence_length = sequence_length
-        self.file_assets = [VOCABULARY_FILE]
+        self.file_assets = [self.assets_file]
         self.vocabulary = None
         self.built = True
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
+
+    def packaged(self):
+        """The name of the vocabulary if it comes with the package: a preset then holds the name in place of a file."""
+        return None
 
     def token_ids(self, texts):
         """String (B,) -> ragged int32 (B, tokens) without start and end; TensorFlow operations only."""
@@ -130,6 +135,7 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
         vocabulary = tuple(vocabulary)
         self._check_vocabulary(vocabulary)
         self.vocabulary = vocabulary
+        self.file_assets = [] if self.packaged() else [self.assets_file]
         self._ids = {token: index for index, token in enumerate(vocabulary)}
         self._table = None
         self._update_special_token_ids()
@@ -174,13 +180,25 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
         return self.vocabulary[id]
 
     def save_assets(self, dir_path):
-        """Writes `vocabulary.txt` into a directory: UTF-8, one token a line."""
-        with open(os.path.join(dir_path, VOCABULARY_FILE), "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{token}\n" for token in self.get_vocabulary())
+        """Writes `vocabulary.txt` into a directory: UTF-8, one token a line; nothing if it comes with the package."""
+        self._require_vocabulary()
+        for name in self.file_assets:
+            with open(os.path.join(dir_path, name), "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in self._asset_lines())
 
     def load_assets(self, dir_path):
         """Reads what `save_assets` wrote."""
-        self.load_vocabulary(os.path.join(dir_path, VOCABULARY_FILE))
+        path = os.path.join(dir_path or "", self.assets_file)
+        if self.file_assets or os.path.isfile(path):
+            self.load_vocabulary(path)
+
+    def load_preset_assets(self, preset):
+        """Reads the file of a preset that `save_to_preset` wrote, if the vocabulary does not come with the package."""
+        if self.file_assets:
+            super().load_preset_assets(preset)
+
+    def _asset_lines(self):
+        return self.get_vocabulary()
 
     def load_vocabulary(self, path):
         """Reads a vocabulary from a file: UTF-8, one token a line, such as a BERT `vocab.txt`."""
@@ -191,5 +209,6 @@ class VocabularyTokenizer(keras_hub.tokenizers.Tokenizer):
             raise ValueError(f"{path}: {error}") from error
 
     def get_config(self):
-        # The vocabulary lives in the asset file.
-        return {**super().get_config(), "vocabulary": None, "sequence_length": self.sequence_length}
+        # The vocabulary lives in the asset file, or comes with the package under its name.
+        config = super().get_config()
+        return {**config, "vocabulary": self.packaged(), "sequence_length": self.sequence_length}

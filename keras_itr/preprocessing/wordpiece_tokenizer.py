@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 
+from keras_itr.preprocessing.bert_vocabulary import BERT_UNCASED, bert_uncased_vocabulary, is_bert_uncased
 from keras_itr.preprocessing.bert_words import character_table, split_words
 from keras_itr.preprocessing.vocabulary_tokenizer import VocabularyTokenizer
 
@@ -31,7 +32,8 @@ class WordPieceTokenizer(VocabularyTokenizer):
 
     Args:
         vocabulary: List of distinct pieces, the position being the id, with `[PAD]` first and `[UNK]`, `[CLS]`, `[SEP]`
-            anywhere, such as the lines of a BERT `vocab.txt`; or `None`, to be loaded from `vocabulary.txt`.
+            anywhere, such as the lines of a BERT `vocab.txt`; or `"bert_uncased"` for the 30,522 of BERT base, uncased,
+            in English, which come with the package; or `None`, to be loaded from `vocabulary.txt`.
         sequence_length: Length L of the ids, `[CLS]` and `[SEP]` included; default 64.
         lowercase: Whether to lower-case; default True, False for a cased vocabulary.
         strip_accents: Whether to strip accents; `None` (default) does what `lowercase` says.
@@ -156,8 +158,11 @@ class WordPieceTokenizer(VocabularyTokenizer):
         return tf.where(found < 0, self.unknown_token_id, found), tf.where(found < 0, lengths, ends)
 
     def set_vocabulary(self, vocabulary):
-        super().set_vocabulary(vocabulary)
+        super().set_vocabulary(bert_uncased_vocabulary() if vocabulary == BERT_UNCASED else vocabulary)
         self._max_piece = max(len(token.removeprefix(_CONTINUATION)) for token in self.vocabulary)
+
+    def packaged(self):
+        return BERT_UNCASED if is_bert_uncased(self.vocabulary) else None
 
     def _join(self, tokens):
         return " ".join(tokens).replace(f" {_CONTINUATION}", "")

@@ -19,6 +19,7 @@ from keras_itr.models import DualEncoderBackbone
 from keras_itr.models.encoding import side_columns
 from keras_itr.models.initial_weights import load_initial_weights
 from keras_itr.preprocessing import RetrievalPreprocessor
+from keras_itr.preprocessing.bert_vocabulary import BERT_UNCASED
 from keras_itr.training.recipe_checks import parameters_of
 from keras_itr.training.recipe_loading import RecipeError
 
@@ -36,7 +37,7 @@ def with_files(recipe, data_dir=None):
 
     These are the `weights` and `pca` of a tower, the `vocabulary` of a tokenizer and the `graph` of a method. Weights
     are a path if they end in `.h5` or have a `/`; other names, and handles such as `hf://...`, are left to the library
-    that knows them.
+    that knows them. The vocabulary `bert_uncased` comes with the package.
 
     Args:
         recipe: a `Recipe`.
@@ -67,8 +68,8 @@ def with_files(recipe, data_dir=None):
 
 
 def _is_path(key, value):
-    if not isinstance(value, str):
-        return False  # numbers, or a list of words
+    if not isinstance(value, str) or (key == "vocabulary" and value == BERT_UNCASED):
+        return False  # numbers, a list of words, or what comes with the package
     if key == "weights":
         return value.endswith(".h5") or ("/" in value and "://" not in value)
     return True
@@ -258,7 +259,7 @@ def _build_tokenizer(component, table, registries):
         return None
     cls, arguments = registries.tokenizers[component.type], component.arguments
     vocabulary = arguments.pop("vocabulary", None)
-    if isinstance(vocabulary, str):
+    if _is_path("vocabulary", vocabulary):
         tokenizer = cls(**arguments)
         tokenizer.load_vocabulary(vocabulary)
         return tokenizer

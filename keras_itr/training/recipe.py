@@ -54,7 +54,8 @@ class Component(_Section):
 
 
 class TokenizerComponent(Component):
-    """A tokenizer. `vocabulary` is a list or a file; without it, one is made of the training captions."""
+    """A tokenizer. `vocabulary` is a list, a file or `bert_uncased`; without it, one is made of the training
+    captions."""
 
     min_count: PositiveInt = Field(1, description="rarer words do not enter a vocabulary made of the captions")
     max_size: PositiveInt | None = Field(None, description="size limit of a vocabulary made of the captions")

@@ -107,6 +107,25 @@ def test_keras_archive_holds_the_vocabulary(tmp_path, captions, make_tokenizer):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded(ids)), expected)
 
 
+def test_a_packaged_vocabulary_is_a_name_in_presets_and_archives(preset, tmp_path):
+    tokenizer = WordPieceTokenizer("bert_uncased", sequence_length=7)
+    assert tokenizer.vocabulary_size() == 30522
+    assert np.asarray(tokenizer("Two dogs!")).tolist() == [101, 2048, 6077, 999, 102, 0, 0]
+    RetrievalPreprocessor(tokenizer).save_to_preset(preset)
+    assert not list((tmp_path / "assets").rglob("*.txt"))
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["config"]["vocabulary"] == "bert_uncased"
+    loaded = WordPieceTokenizer.from_preset(preset)
+    assert loaded.get_config() == tokenizer.get_config() and loaded.get_vocabulary() == tokenizer.get_vocabulary()
+    assert RetrievalPreprocessor.from_preset(preset).tokenizer.vocabulary_size() == 30522
+    ToyModel(tokenizer).save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").tokenizer.vocabulary_size() == 30522
+    # The same list out of a file is the same vocabulary, and a preset with a file still loads.
+    (tmp_path / "vocabulary.txt").write_text("\n".join(tokenizer.get_vocabulary()) + "\n", encoding="utf-8")
+    read = WordPieceTokenizer(sequence_length=7)
+    read.load_assets(tmp_path)
+    assert read.get_config()["vocabulary"] == "bert_uncased"
+
+
 def test_the_vocabulary_is_in_the_assets_alone(preset, captions, tmp_path):
     tokenizer = word_tokenizer(captions)
     tokenizer.save_to_preset(preset)
