@@ -79,6 +79,14 @@ class ConceptGraphEncoder(keras.layers.Layer):
         hidden = ops.leaky_relu(hidden, self.negative_slope)
         return unit_rows(ops.matmul(self.propagation, ops.matmul(hidden, self.kernel_2)))
 
+    def require_graph(self):
+        """Raise if the graph is the zeros of a pair of sizes: nothing would come of training with it."""
+        if not ops.convert_to_numpy(self.propagation).any():
+            raise ValueError(
+                f"the graph of {self.graph[0]} concepts is still empty: load weights, or give one as "
+                "graph=ConceptGraph.from_captions(captions), such as to from_preset."
+            )
+
     def _constant(self, value, trainable, name):
         initializer = keras.initializers.Constant(value)
         return self.add_weight(value.shape, initializer, "float32", trainable=trainable, autocast=False, name=name)

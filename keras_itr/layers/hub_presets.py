@@ -3,9 +3,8 @@
 import difflib
 import os
 
+from keras_itr.hub_handles import is_handle, local_source
 from keras_itr.messages import one_line
-
-_HUGGING_FACE = "hf://"
 
 
 def read_hub_backbone(cls, preset):
@@ -38,9 +37,7 @@ def read_hub_backbone(cls, preset):
         kind = cls.__name__.removesuffix("Backbone")
         raise ValueError(f"no {kind} of keras-hub is called {preset!r}; the nearest: {near}; {local}.")
     try:
-        if preset.startswith(_HUGGING_FACE):
-            _require_network(preset.removeprefix(_HUGGING_FACE))
-        return cls.from_preset(preset, dtype="float32")
+        return cls.from_preset(local_source(preset) if is_handle(preset) else preset, dtype="float32")
     except Exception as error:
         # Each hub and each file format has exceptions of its own.
         done = "read" if os.path.isdir(preset) else "fetched"
@@ -64,11 +61,3 @@ def check_sizes(preset, tower, sizes):
             f"initial weights {preset!r} do not fit {tower.side}_tower; {'; '.join(different)}. "
             "Build the tower in the sizes of the preset."
         )
-
-
-def _require_network(repository):
-    """One short request: keras-hub's own would be repeated for half a minute before it fails."""
-    import huggingface_hub
-
-    if not huggingface_hub.try_to_load_from_cache(repository, "config.json"):
-        huggingface_hub.HfApi().model_info(repository, timeout=5)

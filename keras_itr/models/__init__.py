@@ -5,10 +5,12 @@ from keras_itr.models.clip import CLIP as CLIP
 from keras_itr.models.coder import CODER as CODER
 from keras_itr.models.cusa import CUSA as CUSA
 from keras_itr.models.from_preset import from_preset as from_preset
-from keras_itr.models.from_preset import list_presets as list_presets
 from keras_itr.models.grid_input import with_grid_features as with_grid_features
 from keras_itr.models.initial_weights import load_initial_weights as load_initial_weights
+from keras_itr.models.preset_index import list_presets as list_presets
+from keras_itr.models.preset_index import preset_table as preset_table
 from keras_itr.models.retriever import ImageTextRetriever as ImageTextRetriever
 from keras_itr.models.soft_label_alignment import SoftLabelAlignment as SoftLabelAlignment
 from keras_itr.models.tgdt import TGDT as TGDT
+from keras_itr.models.upload_preset import upload_preset as upload_preset
 from keras_itr.models.vse_infinity import VSEInfinity as VSEInfinity

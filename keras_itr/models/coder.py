@@ -173,6 +173,11 @@ class CODER(ImageTextRetriever):
             plugins=plugins,
         )
 
+    def fit(self, *args, **kwargs):
+        if self.has_concepts:
+            self.concepts.require_graph()
+        return super().fit(*args, **kwargs)
+
     # Two branches, one vector.
 
     def encode_images(self, inputs, training=False):

@@ -1,13 +1,11 @@
 import difflib
-import json
-import os
 import warnings
 from pathlib import Path
 
+from keras_itr.hub_handles import is_handle, local_source
+from keras_itr.messages import one_line
+from keras_itr.models.preset_index import has_weights, how_to_get_weights, preset_directory, read_index
 from keras_itr.models.retriever import ImageTextRetriever
-
-PACKAGED = Path(__file__).parent.parent / "presets"
-HANDLES = ("hf://", "kaggle://", "modelscope://")
 
 
 def from_preset(preset, load_weights=None, **overrides):
@@ -22,14 +20,16 @@ def from_preset(preset, load_weights=None, **overrides):
             otherwise builds the architecture, warns, and lets nobody use it
             before it was trained; True makes missing weights an error; False
             builds the architecture with random weights.
-        **overrides: constructor arguments in place of the saved ones.
+        **overrides: constructor arguments in place of the saved ones, such as
+            CODER's `graph`.
 
     Returns:
         An `ImageTextRetriever`.
 
     Raises:
-        ValueError: for an unknown name, with the nearest ones, or for missing
-            weights with `load_weights=True`.
+        ValueError: for an unknown name, with the nearest ones, for missing
+            weights with `load_weights=True`, or for a handle that cannot be read.
+        ConnectionError: for a handle whose hub cannot be reached.
 
     Example:
 
@@ -41,57 +41,47 @@ def from_preset(preset, load_weights=None, **overrides):
     ```
     """
     source = str(preset)
-    if source.startswith(HANDLES):
-        return ImageTextRetriever.from_preset(source, load_weights=load_weights is not False, **overrides)
+    if is_handle(source):
+        return _from_hub(source, load_weights, overrides)
     directory = _locate(source)
-    found = _has_weights(directory)
+    found = has_weights(directory)
     if load_weights is True and not found:
-        raise ValueError(f"preset {source!r} has no weights in {directory}; {_remedy(source)}")
+        raise ValueError(f"preset {source!r} has no weights in {directory}; {how_to_get_weights(source)}")
     # The base class reads the class that was saved from task.json and builds that one.
     model = ImageTextRetriever.from_preset(
         str(directory), load_weights=found if load_weights is None else load_weights, **overrides
     )
-    if load_weights is None and not found:
-        model.missing_weights = f"preset {source!r} was built without weights; {_remedy(source)}"
-        warnings.warn(model.missing_weights, stacklevel=2)
+    return model if found or load_weights is False else _guarded(model, source)
+
+
+def _from_hub(handle, load_weights, overrides):
+    source = local_source(handle)
+    try:
+        return ImageTextRetriever.from_preset(source, load_weights=load_weights is not False, **overrides)
+    except FileNotFoundError as error:
+        if load_weights is None and ".weights." in str(error):
+            return _guarded(ImageTextRetriever.from_preset(source, load_weights=False, **overrides), handle)
+        raise ValueError(f"{handle}: {one_line(error)}") from error
+    except Exception as error:
+        # Each hub has exceptions of its own.
+        raise ValueError(f"{handle} could not be read ({type(error).__name__}: {one_line(error)}).") from error
+
+
+def _guarded(model, source):
+    """The model without weights: it warns now, and raises where it is used untrained."""
+    model.missing_weights = f"preset {source!r} was built without weights; {how_to_get_weights(source)}"
+    warnings.warn(model.missing_weights, stacklevel=3)
     return model
 
 
-def list_presets():
-    """The presets by name: dict of name to description, with the weights that are at hand."""
-    return {
-        name: f"{entry['description']} Weights: {'yes' if _has_weights(_directory(name)) else 'no'}."
-        for name, entry in _index().items()
-    }
-
-
 def _locate(source):
-    if source in _index():
-        return _directory(source)
+    names = read_index()
+    if source in names:
+        return preset_directory(source)
     path = Path(source)
     if (path / "config.json").is_file():
         return path
     if path.is_dir():
         raise ValueError(f"{source}: this directory is no preset: it has no config.json.")
-    near = difflib.get_close_matches(source, _index(), 3, cutoff=0.3) or list(_index())
+    near = difflib.get_close_matches(source, names, 3, cutoff=0.3) or list(names)
     raise ValueError(f"no preset is called {source!r}, and there is no such directory; the nearest: {', '.join(near)}.")
-
-
-def _directory(name):
-    home = Path(os.environ.get("KERAS_ITR_HOME", Path.home() / ".keras_itr")) / "presets" / name
-    return home if (home / "config.json").is_file() else PACKAGED / name
-
-
-def _has_weights(directory):
-    return any(directory.glob("model*.weights.*"))
-
-
-def _remedy(source):
-    entry = _index().get(source, {})
-    if "recipe" in entry:
-        return f"train them: python tools/train.py recipes/{entry['recipe']}"
-    return "pass load_weights=False for random ones, or a directory with weights."
-
-
-def _index():
-    return json.loads((PACKAGED / "index.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_pairs
 from keras_itr.models.freezing import settle_frozen_layers
 from keras_itr.models.image_ids import checked_ids
+from keras_itr.models.preset_index import preset_directory, read_index
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -304,7 +305,9 @@ class ImageTextRetriever(keras_hub.models.Task):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        model = super().from_preset(preset, load_weights=load_weights, **kwargs)
+        """keras-hub's own, with names of the package; `keras_itr.models.from_preset` is the one to use."""
+        source = str(preset_directory(preset) if preset in read_index() else preset)
+        model = super().from_preset(source, load_weights=load_weights, **kwargs)
         for layer in model.training_only_layers():
             layer.reset()
         return model

@@ -2,9 +2,10 @@ import shutil
 
 import numpy as np
 import pytest
+from preset_support import small_preset
 from support import region_backbone, region_data
 
-from keras_itr.models import CLIP, CUSA, from_preset, list_presets
+from keras_itr.models import CLIP, CUSA, from_preset
 
 
 @pytest.fixture
@@ -62,5 +63,17 @@ def test_an_unknown_name_gives_the_nearest(tmp_path):
         from_preset(tmp_path)
 
 
-def test_every_listed_preset_says_what_it_is():
-    assert all("Weights: " in description for description in list_presets().values())
+def test_the_warning_names_the_commands(tmp_path, monkeypatch):
+    # A copy in small sizes stands for the named one.
+    small_preset("cusa_coco", tmp_path / "cusa_coco")
+    monkeypatch.setattr("keras_itr.models.preset_index.PACKAGED", tmp_path)
+    monkeypatch.setenv("KERAS_ITR_HOME", str(tmp_path / "home"))
+    with pytest.warns(UserWarning) as warned:
+        model = from_preset("cusa_coco")
+    message = str(warned[0].message)
+    assert "python tools/train.py recipes/cusa_coco.yaml --data_dir DATA" in message
+    assert f"python tools/convert.py CHECKPOINT {tmp_path / 'home/presets/cusa_coco'} --allow_pickle" in message
+    with pytest.raises(ValueError, match="embed_texts: preset 'cusa_coco' was built without weights"):
+        model.embed_texts(["a dog"])
+    with pytest.raises(ValueError, match=r"'vse_infinity_f30k' has no weights .*recipes/vse_infinity_f30k\.yaml"):
+        from_preset("vse_infinity_f30k", load_weights=True)

@@ -15,7 +15,7 @@ def command(*arguments, cwd=ROOT):
     )
 
 
-@pytest.mark.parametrize("tool", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("tool", ["train.py", "evaluate.py", "list_presets.py", "make_presets.py"])
 def test_help_has_an_example(tool):
     result = command(ROOT / "tools" / tool, "--help")
     assert result.returncode == 0 and f"python tools/{tool} " in result.stdout

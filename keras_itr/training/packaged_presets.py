@@ -1,0 +1,187 @@
+"""The presets that come with the package, made from their recipes."""
+
+import inspect
+import json
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from keras_itr.data import ConceptGraph, RetrievalTable, load_shapes
+from keras_itr.evaluation import evaluate
+from keras_itr.files import written_whole
+from keras_itr.models.from_preset import from_preset
+from keras_itr.models.preset_index import INDEX, PACKAGED, has_weights, read_index
+from keras_itr.training.builders import build_model
+from keras_itr.training.recipe import RecipeError, load_recipe
+from keras_itr.training.recipe_checks import parameters_of
+from keras_itr.training.registries import default_registries
+
+# Of bottom-up attention, which every recipe of region features for Flickr30K and COCO reads.
+_REGIONS = (36, 2048)
+# Few enough that the slowest pairwise score is seconds.
+_TEST_SCENES = 200
+_RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
+
+
+def make_presets(names=(), run=None, recipes="recipes", overrides=(), directory=PACKAGED, verbose=True):
+    """Make named presets anew from their recipes, and write what was counted and measured into the index.
+
+    An architecture preset is the recipe's model without weights: configuration
+    and tokenizer. A trained one is the best model of a run of the recipe, its
+    weights stored as float16; without `run` one that is there is measured anew.
+
+    Args:
+        names: sequence of names out of the index; none: all of them.
+        run: run directory of the one trained preset named, or None.
+        recipes: folder of the recipes.
+        overrides: sequence of `"dotted.key=value"` that the run was started with.
+        directory: folder of the presets and of `index.json`, default the package's.
+        verbose: bool, a line per preset.
+
+    Raises:
+        ValueError: for an unknown name, several names with one `run`, or a run of another recipe.
+
+    Example:
+
+    ```python
+    from keras_itr.training.packaged_presets import make_presets
+
+    make_presets(["ascl_coco"])
+    make_presets(["cusa_shapes"], run="runs/cusa_shapes")
+    ```
+    """
+    index = read_index()
+    names = list(names) or list(index)
+    unknown = [name for name in names if name not in index]
+    if unknown or (run and len(names) != 1):
+        raise ValueError(f"{unknown or names}: give names out of {INDEX}, and with a run the one it is of.")
+    for name in names:
+        entry, target = index[name], Path(directory) / name
+        if run:
+            entry["overrides"] = list(overrides)
+        recipe = load_recipe(Path(recipes) / entry["recipe"], entry["overrides"], registries=default_registries())
+        if run:
+            _take_run(recipe, Path(run), target)
+        if has_weights(target):
+            model = from_preset(target, load_weights=True)
+            entry["test"] = measure_preset(model)
+        else:
+            model = build_architecture(recipe)
+            _save_architecture(model, target)
+        entry.update(method=recipe.model.method, parameters=count_parameters(model))
+        _write_index(index, Path(directory) / INDEX.name)
+        if verbose:
+            print(f"{target}: {entry['parameters']:,} parameters, {entry['test'] or 'no weights'}")
+
+
+def build_architecture(recipe):
+    """The retriever of a recipe with random weights, built without its data.
+
+    What follows from the data is that of the data the recipe is for: regions of
+    width 2048, and for CODER the sizes of the graph that `ConceptGraph.from_captions`
+    makes by default, whose content comes with trained weights or as `graph=`.
+
+    Args:
+        recipe: a `Recipe`.
+
+    Returns:
+        An `ImageTextRetriever`.
+
+    Raises:
+        ValueError: for a recipe of the shapes set, whose vocabulary is made of captions.
+
+    Example:
+
+    ```python
+    from keras_itr.training import default_registries, load_recipe
+    from keras_itr.training.packaged_presets import build_architecture
+
+    build_architecture(load_recipe("recipes/clip_coco.yaml", registries=default_registries()))
+    ```
+    """
+    registries, model = default_registries(), recipe.model
+    if recipe.data.source == "shapes":
+        raise ValueError("a preset of the shapes set has a vocabulary out of its data: name the run it comes from.")
+    changes = {"initial_weights": None}
+    for side in ("image_tower", "text_tower"):
+        tower = getattr(model, side)
+        files = {key: None for key in ("weights", "pca") if key in tower.arguments}
+        changes[side] = tower.model_copy(update=files)
+    if "graph" in parameters_of(registries.methods[model.method]):
+        changes["arguments"] = {**model.arguments, "graph": _graph_size()}
+    table = RetrievalTable(
+        {"images": np.zeros((1, 8, 8, 3), "uint8"), "regions": np.zeros((1, *_REGIONS), "float32")},
+        {"text": ["a caption"]},
+        np.zeros(1, "int64"),
+    )
+    return build_model(recipe.model_copy(update={"model": model.model_copy(update=changes)}), table, registries)
+
+
+def count_parameters(model):
+    """int: the numbers that a preset of the model holds: all weights but those of momentum twins and queues."""
+    training_only = {id(weight) for layer in model.training_only_layers() for weight in layer.weights}
+    return sum(int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in training_only)
+
+
+def measure_preset(model):
+    """Recalls of a `*_shapes` model on the first 200 held-out test scenes: dict of percent, see `evaluate`."""
+    metrics = evaluate(model, load_shapes("test", num_scenes=_TEST_SCENES), verbose=False)
+    return {name: round(metrics[name], 4) for name in _RECALLS}
+
+
+def _graph_size():
+    defaults = inspect.signature(ConceptGraph.from_captions).parameters
+    concepts = defaults["num_concepts"].default
+    return [concepts, min(concepts, defaults["embedding_dim"].default)]
+
+
+def _save_architecture(model, target):
+    def write(aside):
+        model.save_to_preset(aside)
+        # The date of a file without weights says nothing.
+        for file in (*aside.glob("*.weights.*"), aside / "metadata.json"):
+            file.unlink()
+
+    _replace(target, write)
+
+
+def _take_run(recipe, run, target):
+    trained = load_recipe(run / "recipe.yaml", registries=default_registries())
+    if trained.hash() != recipe.hash():
+        raise RecipeError(f"{run}: a run of another recipe; name what it was started with, as --set KEY=VALUE.")
+    _replace(target, lambda aside: shutil.copytree(run / "best", aside))
+    for file in target.glob("*.weights.h5"):
+        _store_as_float16(file)
+
+
+def _replace(target, write):
+    """Let `write(folder)` write a preset, then put it in the place of the old one."""
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    write(aside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(aside, target)
+
+
+def _store_as_float16(path):
+    """Rewrite a file of weights with float16 in the place of float32; loading turns it back."""
+
+    def copy(name, item):
+        if isinstance(item, h5py.Group):
+            copied = target.require_group(name)
+        else:
+            value = item[()]
+            copied = target.create_dataset(name, data=value.astype("float16") if value.dtype == "float32" else value)
+        copied.attrs.update(item.attrs)
+
+    with written_whole(path) as aside, h5py.File(path) as source, h5py.File(aside, "w") as target:
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+
+
+def _write_index(index, path):
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
