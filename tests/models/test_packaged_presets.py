@@ -59,11 +59,13 @@ def test_the_list_says_what_each_one_is():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_builds_small_and_computes(name, tmp_path):
+def test_every_architecture_builds_in_small_sizes(name, tmp_path):
     model = from_preset(small_preset(name, tmp_path / name), load_weights=False)
     assert type(model) is METHODS[INDEX[name]["method"]]
-    scores = model.score(two_images(model), CAPTIONS)
-    assert scores.shape == (2, 2) and np.isfinite(scores).all()
+    # The two data sets of a method differ in numbers alone.
+    if name.endswith("f30k"):
+        scores = model.score(two_images(model), CAPTIONS)
+        assert scores.shape == (2, 2) and np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize(
