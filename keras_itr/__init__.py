@@ -4,7 +4,18 @@ import importlib
 
 __version__ = "0.1.0.dev0"
 
-_PARTS = ("data", "evaluation", "layers", "losses", "metrics", "models", "preprocessing", "search", "training")
+_PARTS = (
+    "conversion",
+    "data",
+    "evaluation",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "preprocessing",
+    "search",
+    "training",
+)
 
 
 def __getattr__(name):

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -47,6 +48,46 @@ def written_whole(path):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+@contextlib.contextmanager
+def folder_written_whole(path, overwrite=False):
+    """A new folder beside `path` to write into; it is renamed to `path` when the block ends without an error.
+
+    Args:
+        path: the folder to make; missing ones above it are made.
+        overwrite: bool, default False: whether it may take the place of one that is there.
+
+    Yields:
+        `Path` of an empty folder beside it.
+
+    Raises:
+        ValueError: if `path` is there, is not empty and may not be overwritten.
+
+    Example:
+
+    ```python
+    from keras_itr.files import folder_written_whole
+
+    with folder_written_whole("notes") as aside:
+        (aside / "a.txt").write_text("whole or not at all")
+    ```
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+        raise ValueError(f"{path} is there already; choose another folder, or pass overwrite to replace it.")
+    aside, old = path.with_name(f".{path.name}.writing"), path.with_name(f".{path.name}.replaced")
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+    finally:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_archive(path, names, remedy):

@@ -8,6 +8,8 @@ from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
 from keras_itr.layers.masked_pooling import get_pooling
 from keras_itr.layers.tower import Tower
 
+# Those of keras-hub and of BERT as Hugging Face has it.
+_ACTIVATIONS = ("gelu_approximate", "gelu")
 _SHARED = ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
 
 
@@ -28,6 +30,8 @@ class BertTextTower(Tower):
         intermediate_dim: int, width of the feed-forward part, default 3072.
         pooling: `"gpo"` (default), `"mean"`, `"max"` or `"first"`.
         dropout: float, rate within BERT, training only, default 0.1.
+        activation: of the feed-forward part, `"gelu_approximate"` (default) by the hyperbolic tangent, as in keras-hub,
+            or `"gelu"`, the exact one of most weights of Hugging Face; either runs the other's weights almost alike.
         weights: None (default), or what BERT starts from: a name of keras-hub such as `"bert_base_en_uncased"`, a
             handle (`"kaggle://..."`, `"hf://..."`), or a directory that `keras_hub.models.BertBackbone.save_to_preset`
             wrote. A preset for longer inputs gives its first positions. Not part of the configuration: a preset of ours
@@ -41,8 +45,8 @@ class BertTextTower(Tower):
         dict of `"pooled"` `(B, E)`, `"tokens"` `(B, L, E)`, `"mask"` `(B, L)`.
 
     Raises:
-        ValueError: for weights of other sizes (the message has the argument, what the preset has and what the tower
-            has), of an unknown name, or that cannot be fetched or read.
+        ValueError: for an unknown activation, and for weights of other sizes (the message has the argument, what the
+            preset has and what the tower has), of an unknown name, or that cannot be fetched or read.
 
     Example:
 
@@ -72,10 +76,13 @@ class BertTextTower(Tower):
         intermediate_dim=3072,
         pooling="gpo",
         dropout=0.1,
+        activation="gelu_approximate",
         weights=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be 'gelu_approximate' or 'gelu', received {activation!r}.")
         # Layers.
         bert = keras_hub.models.BertBackbone(
             vocabulary_size,
@@ -90,6 +97,10 @@ class BertTextTower(Tower):
         )
         # Without the layer behind the tokens, which nothing would train.
         self.encoder = keras.Model(bert.input, bert.output["sequence_output"], name="encoder")
+        if activation == "gelu":
+            for layer in self.encoder._flatten_layers():
+                if layer.name == "feedforward_intermediate_dense":
+                    layer.activation = keras.activations.gelu
         self.projection = None if embedding_dim is None else self._projection(hidden_dim, embedding_dim)
         self.pooling_layer = get_pooling(pooling)
         # Configuration.
@@ -103,6 +114,7 @@ class BertTextTower(Tower):
         self.intermediate_dim = intermediate_dim
         self.pooling = pooling
         self.dropout = dropout
+        self.activation = activation
         self.built = True
         if weights is not None:
             self._start_from(str(weights))
@@ -157,5 +169,6 @@ class BertTextTower(Tower):
             "intermediate_dim": self.intermediate_dim,
             "pooling": self.pooling,
             "dropout": self.dropout,
+            "activation": self.activation,
             "weights": None,
         }

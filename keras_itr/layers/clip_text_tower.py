@@ -46,8 +46,8 @@ class CLIPTextTower(Tower):
     ```
 
     Reference: Radford et al., Learning Transferable Visual Models From Natural
-    Language Supervision, ICML 2021; layers of keras-hub, which has an epsilon
-    of 1e-6 in the last normalisation where OpenAI has 1e-5.
+    Language Supervision, ICML 2021; layers of keras-hub, with the epsilon of
+    1e-5 that OpenAI has in the last normalisation in place of its 1e-6.
     """
 
     side = "text"
@@ -79,6 +79,7 @@ class CLIPTextTower(Tower):
             dtype=self.dtype_policy,
             name="text_encoder",
         )
+        self.encoder.layer_norm.epsilon = 1e-5
         self.projection = keras.layers.Dense(embedding_dim, use_bias=False, dtype=self.dtype_policy, name="projection")
         self.projection.build((None, hidden_dim))
         # Configuration.

@@ -1,0 +1,124 @@
+"""BERT as Hugging Face names its tensors: a sentence encoder as a retriever, and the part other converters share."""
+
+from keras_itr.conversion.layouts import FIRST_ROWS
+from keras_itr.conversion.plan import Plan
+from keras_itr.conversion.preprocessors import wordpiece_tokenizer
+from keras_itr.layers import BertTextTower, RegionFeatureTower
+from keras_itr.models import CLIP, DualEncoderBackbone
+from keras_itr.preprocessing import RetrievalPreprocessor
+
+_WORDS = "embeddings.word_embeddings.weight"
+_BLOCK = "encoder.layer.{}."
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_approximate", "gelu_pytorch_tanh": "gelu_approximate"}
+_POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean"}
+
+
+def is_bert(checkpoint):
+    query = f"{_BLOCK.format(0)}attention.self.query.weight"
+    return _prefix(checkpoint) is not None and _prefix(checkpoint) + query in checkpoint.shapes
+
+
+def plan_bert(checkpoint, options):
+    """`(model, plan, notes)`: a CLIP retriever whose texts are sentence vectors and whose images are ready vectors."""
+    plan = Plan(checkpoint)
+    prefix = _prefix(checkpoint)
+    pooling = _pooling(checkpoint)
+    limit = (checkpoint.json("sentence_bert_config.json") or {}).get("max_seq_length")
+    text_tower = bert_tower(plan, prefix, options.sequence_length or limit, embedding_dim=None, pooling=pooling)
+    tokenizer = wordpiece_tokenizer(
+        checkpoint, text_tower.vocabulary_size, text_tower.sequence_length, options.vocabulary
+    )
+    backbone = DualEncoderBackbone(RegionFeatureTower(text_tower.hidden_dim), text_tower)
+    model = CLIP(backbone, preprocessor=RetrievalPreprocessor(tokenizer))
+    plan.leave_out(r"cls\..*|classifier\..*|.*lm_head.*", "a head of another task")
+    plan.check(backbone.variables)
+    notes = [
+        f"pooling is {pooling!r}, vectors have unit length",
+        "the image side has no weights: it pools ready vectors",
+    ]
+    return model, plan, notes
+
+
+def bert_tower(plan, prefix, sequence_length=None, **arguments):
+    """A `BertTextTower` in the sizes of a checkpoint; what goes into its encoder is added to the plan.
+
+    Args:
+        plan: a `Plan`.
+        prefix: string before `embeddings.word_embeddings.weight`.
+        sequence_length: int; None takes all positions.
+        **arguments: further arguments of the tower.
+    """
+    config = plan.checkpoint.config
+    _check_config(plan.checkpoint.source, config)
+    vocabulary_size, width = plan.shape(prefix + _WORDS)
+    positions = plan.shape(f"{prefix}embeddings.position_embeddings.weight")[0]
+    if (sequence_length or 0) > positions:
+        raise ValueError(
+            f"sequence_length is at most {positions}, the positions of {plan.checkpoint.source}; "
+            f"received {sequence_length}."
+        )
+    tower = BertTextTower(
+        vocabulary_size,
+        sequence_length or positions,
+        hidden_dim=width,
+        num_layers=plan.count(prefix + _BLOCK),
+        num_heads=config.get("num_attention_heads", width // 64),
+        intermediate_dim=plan.shape(f"{prefix}{_BLOCK.format(0)}intermediate.dense.weight")[0],
+        activation=_ACTIVATIONS[config.get("hidden_act", "gelu")],
+        **arguments,
+    )
+    _plan_encoder(plan, tower, prefix)
+    return tower
+
+
+def _plan_encoder(plan, tower, prefix):
+    layers = {layer.name: layer for layer in tower.encoder.layers}
+    embeddings = f"{prefix}embeddings."
+    # Checkpoints that came from TensorFlow say gamma and beta.
+    old = f"{embeddings}LayerNorm.gamma" in plan.checkpoint.shapes
+    affine = ("gamma", "beta") if old else ("weight", "bias")
+    plan.take(layers["token_embedding"].embeddings, prefix + _WORDS)
+    # Of the positions as many as there are here, and the first segment.
+    for name, source in (("position_embedding", "position"), ("segment_embedding", "token_type")):
+        plan.take(layers[name].weights[0], f"{embeddings}{source}_embeddings.weight", FIRST_ROWS)
+    plan.normalization(layers["embeddings_layer_norm"], f"{embeddings}LayerNorm", *affine)
+    for index in range(tower.num_layers):
+        within = {layer.name: layer for layer in layers[f"transformer_layer_{index}"]._flatten_layers()}
+        block = prefix + _BLOCK.format(index)
+        parts = [f"{block}attention.self.{part}" for part in ("query", "key", "value")]
+        plan.attention(within["self_attention_layer"], *parts, f"{block}attention.output.dense")
+        plan.normalization(within["self_attention_layer_norm"], f"{block}attention.output.LayerNorm", *affine)
+        plan.dense(within["feedforward_intermediate_dense"], f"{block}intermediate.dense")
+        plan.dense(within["feedforward_output_dense"], f"{block}output.dense")
+        plan.normalization(within["feedforward_layer_norm"], f"{block}output.LayerNorm", *affine)
+    escaped = prefix.replace(".", r"\.")
+    plan.leave_out(rf"{escaped}pooler\..*", "the layer behind [CLS], which nothing here reads")
+    plan.leave_out(rf"{escaped}embeddings\.position_ids", "counts from 0 on")
+
+
+def _check_config(source, config):
+    for key, allowed in (
+        ("hidden_act", list(_ACTIVATIONS)),
+        ("position_embedding_type", ["absolute"]),
+        ("layer_norm_eps", [1e-12]),
+    ):
+        if config.get(key, allowed[0]) not in allowed:
+            raise ValueError(f"{source}: {key} must be one of {allowed}, received {config[key]!r}.")
+
+
+def _prefix(checkpoint):
+    found = [name.removesuffix(_WORDS) for name in checkpoint.shapes if name.endswith(_WORDS)]
+    return found[0] if found in ([""], ["bert."], ["model."], ["0.auto_model."]) else None
+
+
+def _pooling(checkpoint):
+    """The pooling that the files of a sentence encoder name, the mean if there are none."""
+    for module in checkpoint.json("modules.json") or []:
+        kind = module["type"].split(".")[-1]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(f"{checkpoint.source}: modules.json has a {kind} layer, which is not converted.")
+    config = checkpoint.json("1_Pooling/config.json") or {}
+    chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    if chosen not in ([], *([key] for key in _POOLINGS)):
+        raise ValueError(f"{checkpoint.source}: pooling {chosen} is not one of {list(_POOLINGS)}.")
+    return _POOLINGS[chosen[0]] if chosen else "mean"

@@ -1,0 +1,191 @@
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from keras_itr.hub_handles import is_handle, local_source
+from keras_itr.messages import one_line
+
+HUGGING_FACE = "hf://"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = (".pt", ".pth", ".bin", ".tar")
+
+
+class Checkpoint:
+    """Named tensors of a published model, read one by one, and the small files beside them.
+
+    Args:
+        source: string or path: a folder with `model.safetensors` or `model.safetensors.index.json` (shards) and
+            `config.json` as Hugging Face writes it; a file `.safetensors`; with `allow_pickle` a PyTorch file
+            (`.pt`, `.pth`, `.bin`, `.tar`), or a folder whose weights are one; or `"hf://user/model"`, which is
+            downloaded, its safetensors only.
+        allow_pickle: bool, default False: PyTorch files are pickles. They are read by
+            `torch.load(weights_only=True)`, which makes tensors and plain containers only.
+
+    Attributes:
+        source: string, as given.
+        directory: `Path` of the folder with the further files.
+        shapes: dict of name to shape. Parts of a nested file are joined, as `model.0.fc.weight` for the first of a
+            list; `module.`, a mark of training on several devices, is left out.
+        config: dict of `config.json`, empty if there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such source, or a file that it names.
+        ValueError: if it holds no weights, needs `allow_pickle`, cannot be read or cannot be fetched.
+        ImportError: without the package that reads it.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from safetensors.numpy import save_file
+    from keras_itr.conversion import Checkpoint
+
+    save_file({"a.weight": np.ones((2, 3), "float16")}, "a.safetensors")
+    Checkpoint("a.safetensors").tensor("a.weight").dtype  # float32
+    ```
+    """
+
+    def __init__(self, source, allow_pickle=False):
+        self.source = str(source)
+        path = _fetched(self.source) if self.source.startswith(HUGGING_FACE) else pathlib.Path(source)
+        if not path.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder to convert.")
+        self.directory = path if path.is_dir() else path.parent
+        self.config = self.json("config.json") or {}
+        files = _weight_files(path)
+        if files[0].suffix not in PICKLED:
+            self._tensors = _SafeTensors(files)
+        elif allow_pickle:
+            self._tensors = _PickledTensors(files[0])
+        else:
+            raise ValueError(
+                f"{files[0]}: a PyTorch file is a pickle, which may run code; pass allow_pickle if you trust it (only "
+                "tensors and plain containers are read), or give safetensors."
+            )
+        self.shapes = self._tensors.shapes
+
+    def tensor(self, name):
+        """The tensor called `name` as a NumPy array, floats as float32."""
+        array = self._tensors.read(name)
+        return array if array.dtype.kind in "iub" else array.astype("float32")
+
+    def json(self, name):
+        """A JSON file of the folder, or None if it is not there."""
+        path = self.directory / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON ({one_line(error)}).") from error
+
+
+class _SafeTensors:
+    """The tensors of one or several files."""
+
+    def __init__(self, files):
+        try:
+            import safetensors
+        except ImportError as error:
+            raise ImportError('safetensors is not installed; pip install "keras-itr[convert]".') from error
+        # NumPy learns bfloat16 by it.
+        import ml_dtypes  # noqa: F401
+
+        self._files, self.shapes = {}, {}
+        for path in files:
+            try:
+                file = safetensors.safe_open(path, framework="np")
+                for name in file.keys():  # noqa: SIM118
+                    self._files[name] = file
+                    self.shapes[name] = tuple(file.get_slice(name).get_shape())
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path}: no whole safetensors file ({one_line(error)}).") from error
+
+    def read(self, name):
+        return self._files[name].get_tensor(name)
+
+
+class _PickledTensors:
+    """The tensors of one PyTorch file."""
+
+    def __init__(self, path):
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError(
+                'PyTorch reads this file and is not installed; pip install "keras-itr[torch]".'
+            ) from error
+        try:
+            with torch.serialization.safe_globals(_plain_values()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # of several kinds, for what is no such file and for what it may not make
+            raise ValueError(
+                f"{path}: torch.load(weights_only=True) cannot read it ({one_line(error, 160)}). Of a TorchScript "
+                "archive save the tensors first: torch.save(torch.jit.load(path).state_dict(), other_path)."
+            ) from error
+        self._tensors = dict(_named_tensors(content, torch.Tensor))
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def read(self, name):
+        tensor = self._tensors[name]
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _plain_values():
+    """What training scripts keep beside the weights and may be made of a file: flags, and numbers of NumPy."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64")},
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
+
+
+def _named_tensors(content, kind, prefix=""):
+    if isinstance(content, kind):
+        yield prefix.removesuffix("."), content
+    elif isinstance(content, (dict, list, tuple)):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in items:
+            # Optimizers and counters are no part of a model.
+            if prefix or key not in ("optimizer", "scheduler"):
+                yield from _named_tensors(value, kind, f"{prefix}{str(key).removeprefix('module.')}.")
+
+
+def _weight_files(path):
+    """The file of weights of a source, or its shards."""
+    if path.is_file():
+        return [path]
+    if (path / INDEX).is_file():
+        names = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (path / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{path}: {INDEX} names {', '.join(missing)}, not there.")
+        return [path / name for name in names]
+    for name in (WEIGHTS, "pytorch_model.bin"):
+        if (path / name).is_file():
+            return [path / name]
+    raise ValueError(f"{path}: no {WEIGHTS}, {INDEX} or pytorch_model.bin in this folder.")
+
+
+def _fetched(handle):
+    import huggingface_hub
+
+    try:
+        source = local_source(handle)
+        if not is_handle(source):
+            return pathlib.Path(source)
+        repository = handle.removeprefix(HUGGING_FACE)
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "*.txt"])
+        )
+    except Exception as error:  # of several libraries
+        raise ValueError(
+            f"{handle} could not be fetched ({type(error).__name__}: {one_line(error, 160)}); a folder with its "
+            "config.json and model.safetensors will do as well."
+        ) from error

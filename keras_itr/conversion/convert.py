@@ -1,0 +1,136 @@
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+
+from keras_itr.conversion.bert import is_bert, plan_bert
+from keras_itr.conversion.checkpoint import Checkpoint
+from keras_itr.conversion.clip import is_hugging_face_clip, is_openai_clip, plan_hugging_face_clip, plan_openai_clip
+from keras_itr.conversion.cusa import is_cusa, plan_cusa
+from keras_itr.conversion.vse_infinity import is_vse_infinity, plan_vse_infinity
+from keras_itr.files import folder_written_whole
+
+# Kind: whether a checkpoint is one, and its plan. The first that fits is taken: those that hold others come first.
+KINDS = {
+    "cusa": (is_cusa, plan_cusa),
+    "vse_infinity": (is_vse_infinity, plan_vse_infinity),
+    "clip": (is_hugging_face_clip, plan_hugging_face_clip),
+    "openai_clip": (is_openai_clip, plan_openai_clip),
+    "bert": (is_bert, plan_bert),
+}
+REPORT = "conversion.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may decide of a conversion; None leaves it to the checkpoint."""
+
+    vocabulary: str | None = None
+    sequence_length: int | None = None
+    cleaning: str | None = None
+
+
+def convert(
+    source,
+    preset_directory,
+    kind=None,
+    vocabulary=None,
+    sequence_length=None,
+    cleaning=None,
+    allow_pickle=False,
+    overwrite=False,
+    verbose=True,
+):
+    """Published weights to a preset: every tensor is used, or named as left out with the reason.
+
+    | kind | source | preset |
+    |---|---|---|
+    | `"clip"` | CLIP of Hugging Face | `CLIP`, its temperature from the logit scale |
+    | `"openai_clip"` | a state dict with OpenAI's names | the same |
+    | `"bert"` | BERT of Hugging Face, a sentence encoder | `CLIP` whose texts are sentence vectors, see below |
+    | `"cusa"` | official checkpoint of CUSA | `CUSA` |
+    | `"vse_infinity"` | official checkpoint of VSE-infinity, regions and BERT | `VSEInfinity` |
+
+    The image side of a sentence encoder has no weights: it pools ready vectors (`"regions"`) of the same width.
+
+    The preset holds the tokenizer and the image converter too. It appears in one step when it is whole, with
+    `conversion.json`: source, kind, versions, what was left out, and notes.
+
+    Args:
+        source: what a `Checkpoint` reads: folder, file or `"hf://user/model"`.
+        preset_directory: folder to write, which must not be there.
+        kind: of the table; None (default) tells it by the names of the tensors.
+        vocabulary: path of the tokenizer's file, `vocab.txt` of BERT or `merges.txt` of CLIP; None (default) is the
+            one beside the weights or, for CLIP, OpenAI's.
+        sequence_length: int, tokens read of a caption; None (default) is what the source has, 64 for VSE-infinity.
+        cleaning: style of `clean_caption` for CLIP's tokenizer; None (default) is `"none"`, for CUSA `"cusa"`.
+        allow_pickle: bool, default False: whether a PyTorch file may be read.
+        overwrite: bool, default False: replace a preset that is there.
+        verbose: bool, print what was done.
+
+    Returns:
+        The model, an `ImageTextRetriever`.
+
+    Raises:
+        ValueError: for a source of no known kind, or with all tensors that are missing, not used or of another shape,
+            before anything is written.
+        FileNotFoundError: if a file is not there.
+
+    Example:
+
+    ```python
+    from keras_itr.conversion import convert
+    from keras_itr.models import from_preset
+
+    convert("clip-vit-base-patch32", "presets/clip_b32")
+    from_preset("presets/clip_b32").embed_texts(["two dogs"]).shape  # (1, 512)
+    ```
+
+    Our choice; the architectures are those of Radford et al., CLIP, ICML 2021; Devlin et al., BERT, NAACL 2019; Huang
+    et al., CUSA, AAAI 2024; Chen et al., VSE-infinity, CVPR 2021.
+    """
+    checkpoint = Checkpoint(source, allow_pickle)
+    kind = _kind(checkpoint, kind)
+    with folder_written_whole(preset_directory, overwrite) as aside:
+        model, plan, notes = KINDS[kind][1](checkpoint, Options(vocabulary, sequence_length, cleaning))
+        plan.run()
+        model.save_to_preset(str(aside))
+        (aside / REPORT).write_text(json.dumps(_report(checkpoint, kind, plan, notes), indent=2) + "\n")
+    if verbose:
+        print(f"{preset_directory}: {type(model).__name__} from {kind} {source}, {model.count_params():,} parameters")
+        for name, reason in sorted(plan.left_out.items()):
+            print(f"  left out {name}: {reason}")
+        for note in notes:
+            print(f"  note: {note}")
+    return model
+
+
+def _kind(checkpoint, kind):
+    if kind in KINDS:
+        return kind
+    if kind is not None:
+        near = (difflib.get_close_matches(str(kind), KINDS, 1) or ["clip"])[0]
+        raise ValueError(
+            f"no kind of checkpoint is called {kind!r}; did you mean {near!r}? Known are {', '.join(KINDS)}."
+        )
+    for name, (fits, _) in KINDS.items():
+        if fits(checkpoint):
+            return name
+    some = ", ".join(list(checkpoint.shapes)[:4]) or "none at all"
+    raise ValueError(f"{checkpoint.source}: not one of {', '.join(KINDS)} by its tensors ({some}, ...).")
+
+
+def _report(checkpoint, kind, plan, notes):
+    versions = {}
+    for package in ("keras-itr", "keras", "keras-hub"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "source": checkpoint.source,
+        "kind": kind,
+        "tensors": len(plan.used),
+        "left_out": dict(sorted(plan.left_out.items())),
+        "notes": notes,
+        "versions": versions,
+    }

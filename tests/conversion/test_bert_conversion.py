@@ -1,0 +1,88 @@
+import json
+
+import conversion_support as sources
+import keras
+import numpy as np
+import pytest
+
+from keras_itr.conversion import convert
+from keras_itr.layers import BertTextTower
+from keras_itr.models import from_preset
+
+IDS = np.array([[2, 4, 5, 6, 9, 3], [2, 7, 10, 8, 3, 0], [2, 8, 3, 0, 0, 0]], "int32")
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(keras.ops.stop_gradient(x))
+
+
+def reference(model, pooling="mean"):
+    """Unit sentence vectors of `IDS` by the source library."""
+    torch = sources.torch()
+    mask = torch.from_numpy((IDS > 0).astype("int64"))
+    hidden = model(torch.from_numpy(IDS.astype("int64")), attention_mask=mask).last_hidden_state
+    if pooling == "cls":
+        pooled = hidden[:, 0]
+    elif pooling == "mean":
+        pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+    else:
+        pooled = hidden.masked_fill(mask[:, :, None] == 0, -1e9).max(1).values
+    return torch.nn.functional.normalize(pooled, dim=1).detach().numpy()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_sentence_vectors_are_those_of_the_source_library(pooling, tmp_path):
+    source = sources.bert(tmp_path / "source", pooling=pooling)
+    convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    model = from_preset(tmp_path / "preset")
+    np.testing.assert_array_equal(numpy(model.preprocessor.tokenizer(sources.CAPTIONS))[:, :6], IDS)
+    np.testing.assert_allclose(model.embed_texts(sources.CAPTIONS), reference(source, pooling), atol=1e-5)
+    # Ready vectors of images in the same space, where there are any.
+    assert model.embed_images({"regions": np.ones((2, 1, 16), "float32")}).shape == (2, 16)
+
+
+def test_the_exact_gelu_is_taken_where_the_source_has_it(tmp_path):
+    source = sources.bert(tmp_path / "source", hidden_act="gelu_pytorch_tanh")
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert model.backbone.text_tower.activation == "gelu_approximate"
+    np.testing.assert_allclose(model.embed_texts(sources.CAPTIONS), reference(source), atol=1e-5)
+    with pytest.raises(ValueError, match="activation must be 'gelu_approximate' or 'gelu', received 'relu'"):
+        BertTextTower(12, activation="relu")
+
+
+def test_what_is_left_out_is_reported(tmp_path, capsys):
+    sources.bert(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "preset", sequence_length=8)
+    report = json.loads((tmp_path / "preset/conversion.json").read_text())
+    assert report["kind"] == "bert" and set(report["left_out"]) == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert "left out pooler.dense.bias: the layer behind [CLS]" in capsys.readouterr().out
+    assert from_preset(tmp_path / "preset").backbone.text_tower.sequence_length == 8
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"modules.json": [{"type": "sentence_transformers.models.Dense"}]}, "modules.json has a Dense layer"),
+        ({"1_Pooling/config.json": {"pooling_mode_mean_sqrt_len_tokens": True}}, "pooling .* is not one of"),
+        ({"config.json": {"hidden_act": "relu"}}, "hidden_act must be one of .*, received 'relu'"),
+        ({"sentence_bert_config.json": {"max_seq_length": 64}}, "sequence_length is at most 20"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(files, message, tmp_path):
+    sources.bert(tmp_path / "source")
+    for name, content in files.items():
+        (tmp_path / "source" / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert not (tmp_path / "preset").exists()
+
+
+def test_a_vocabulary_is_needed_and_must_fit(tmp_path):
+    sources.bert(tmp_path / "source")
+    vocabulary = tmp_path / "source/vocab.txt"
+    vocabulary.write_text("\n".join(sources.PIECES[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"has 11 token ids, .*vocab\.txt has 10 pieces"):
+        convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    vocabulary.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such file; name the vocab\.txt of 11 pieces as vocabulary"):
+        convert(tmp_path / "source", tmp_path / "preset", verbose=False)
