@@ -8,6 +8,8 @@ from keras_itr.conversion.bert import is_bert, plan_bert
 from keras_itr.conversion.checkpoint import Checkpoint
 from keras_itr.conversion.clip import is_hugging_face_clip, is_openai_clip, plan_hugging_face_clip, plan_openai_clip
 from keras_itr.conversion.cusa import is_cusa, plan_cusa
+from keras_itr.conversion.image_networks import is_dinov2, is_vit, plan_dinov2, plan_vit
+from keras_itr.conversion.siglip import is_siglip, plan_siglip
 from keras_itr.conversion.vse_infinity import is_vse_infinity, plan_vse_infinity
 from keras_itr.files import folder_written_whole
 
@@ -15,6 +17,9 @@ from keras_itr.files import folder_written_whole
 KINDS = {
     "cusa": (is_cusa, plan_cusa),
     "vse_infinity": (is_vse_infinity, plan_vse_infinity),
+    "siglip": (is_siglip, plan_siglip),
+    "vit": (is_vit, plan_vit),
+    "dinov2": (is_dinov2, plan_dinov2),
     "clip": (is_hugging_face_clip, plan_hugging_face_clip),
     "openai_clip": (is_openai_clip, plan_openai_clip),
     "bert": (is_bert, plan_bert),
@@ -48,7 +53,9 @@ def convert(
     |---|---|---|
     | `"clip"` | CLIP of Hugging Face | `CLIP`, its temperature from the logit scale |
     | `"openai_clip"` | a state dict with OpenAI's names | the same |
+    | `"siglip"` | SigLIP of Hugging Face | `CLIP` of SigLIP towers, without a tokenizer |
     | `"bert"` | BERT of Hugging Face, a sentence encoder | `CLIP` whose texts are sentence vectors, see below |
+    | `"vit"`, `"dinov2"` | ViT and DINOv2 of Hugging Face | of keras-hub, `weights` of a `grid` tower |
     | `"cusa"` | official checkpoint of CUSA | `CUSA` |
     | `"vse_infinity"` | official checkpoint of VSE-infinity, regions and BERT | `VSEInfinity` |
 
@@ -70,7 +77,7 @@ def convert(
         verbose: bool, print what was done.
 
     Returns:
-        The model, an `ImageTextRetriever`.
+        The model: an `ImageTextRetriever`, or a backbone of keras-hub.
 
     Raises:
         ValueError: for a source of no known kind, or with all tensors that are missing, not used or of another shape,
@@ -87,15 +94,19 @@ def convert(
     from_preset("presets/clip_b32").embed_texts(["two dogs"]).shape  # (1, 512)
     ```
 
-    Our choice; the architectures are those of Radford et al., CLIP, ICML 2021; Devlin et al., BERT, NAACL 2019; Huang
-    et al., CUSA, AAAI 2024; Chen et al., VSE-infinity, CVPR 2021.
+    Our choice; the architectures are those of Radford et al., CLIP, ICML 2021; Zhai et al., SigLIP, ICCV 2023; Devlin
+    et al., BERT, NAACL 2019; Dosovitskiy et al., ViT, ICLR 2021; Oquab et al., DINOv2, 2023; Huang et al., CUSA, AAAI
+    2024; Chen et al., VSE-infinity, CVPR 2021.
     """
     checkpoint = Checkpoint(source, allow_pickle)
     kind = _kind(checkpoint, kind)
     with folder_written_whole(preset_directory, overwrite) as aside:
-        model, plan, notes = KINDS[kind][1](checkpoint, Options(vocabulary, sequence_length, cleaning))
+        parts, plan, notes = KINDS[kind][1](checkpoint, Options(vocabulary, sequence_length, cleaning))
         plan.run()
-        model.save_to_preset(str(aside))
+        parts = parts if isinstance(parts, tuple) else (parts,)
+        for part in parts:
+            part.save_to_preset(str(aside))
+        model = parts[0]
         (aside / REPORT).write_text(json.dumps(_report(checkpoint, kind, plan, notes), indent=2) + "\n")
     if verbose:
         print(f"{preset_directory}: {type(model).__name__} from {kind} {source}, {model.count_params():,} parameters")

@@ -8,6 +8,7 @@ from keras_itr.preprocessing import CLIPTokenizer, RetrievalImageConverter, Word
 
 # Mean and deviation of pixels in 0..1.
 CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Names of PIL's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos3", 2: "bilinear", 3: "bicubic"}

@@ -23,6 +23,8 @@ from keras_itr.layers.region_tower import RegionTower as RegionTower
 from keras_itr.layers.region_transformer_tower import RegionTransformerTower as RegionTransformerTower
 from keras_itr.layers.region_word_similarity import RegionWordSimilarity as RegionWordSimilarity
 from keras_itr.layers.sentence_feature_tower import SentenceFeatureTower as SentenceFeatureTower
+from keras_itr.layers.siglip_text_tower import SigLIPTextTower as SigLIPTextTower
+from keras_itr.layers.siglip_vision_tower import SigLIPVisionTower as SigLIPVisionTower
 from keras_itr.layers.text_negatives import TextNegatives as TextNegatives
 from keras_itr.layers.tower import Tower as Tower
 from keras_itr.layers.training_scalar import TrainingScalar as TrainingScalar

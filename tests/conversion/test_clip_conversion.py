@@ -41,6 +41,45 @@ def test_embeddings_are_those_of_the_source_library(activation, tmp_path):
     np.testing.assert_allclose(1 / float(numpy(model.tau())), np.exp(source.logit_scale.item()), rtol=1e-5)
 
 
+SIZES = {
+    "vit_b_32": {"patch_size": 32},
+    "vit_b_16": {"patch_size": 16},
+    "vit_l_14": {"patch_size": 14},
+    "vit_l_14_336": {"patch_size": 14, "image_size": 336},
+}
+LARGE_IMAGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_full_sizes(name, tmp_path):
+    large = name.startswith("vit_l")
+    torch, library = sources.torch(), sources.transformers()
+    torch.manual_seed(0)
+    source = library.CLIPModel(
+        library.CLIPConfig(
+            text_config={"eos_token_id": 49407, **(LARGE_TEXT if large else {})},
+            vision_config={**SIZES[name], **(LARGE_IMAGE if large else {})},
+            projection_dim=768 if large else 512,
+        )
+    ).eval()
+    source.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    model = from_preset(tmp_path / "preset")
+    captions = ["a red circle left of a blue square", "Two dogs run, 3 cats don't!"]
+    inputs = model.preprocessor({"text": captions})
+    inputs["images"] = sources.pixels(2, SIZES[name].get("image_size", 224))
+    features = model.backbone(inputs)
+    with torch.no_grad():
+        image = source.get_image_features(sources.channels_first(inputs["images"]))
+        text = source.get_text_features(torch.from_numpy(np.array(numpy(inputs["token_ids"]), "int64")))
+    for side, theirs in (("image", image), ("text", text)):
+        ours, theirs = numpy(features[f"{side}_global"]), sources.vectors(theirs)
+        print(f"{name} {keras.backend.backend()} {side}: largest difference {np.abs(ours - theirs).max():.2e}")
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_the_preset_takes_photos_and_captions(tmp_path):
     sources.hugging_face_clip(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "preset", sequence_length=8, verbose=False)

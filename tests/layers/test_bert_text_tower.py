@@ -81,6 +81,20 @@ def test_every_weight_has_a_gradient():
     assert not [path for path in idle if "key/bias" not in path], idle
 
 
+def test_the_exact_gelu():
+    assert tower().activation == "gelu_approximate"
+    ours, exact = tower(intermediate_dim=400), tower(intermediate_dim=400, activation="gelu")
+    exact.set_weights([4 * value for value in ours.get_weights()])
+    ours.set_weights(exact.get_weights())
+    difference = np.abs(numpy(ours(INPUTS)["pooled"]) - numpy(exact(INPUTS)["pooled"])).max()
+    assert 1e-6 < difference < 1e-2
+    copy = BertTextTower.from_config(exact.get_config())
+    copy.set_weights(exact.get_weights())
+    np.testing.assert_allclose(numpy(copy(INPUTS)["pooled"]), numpy(exact(INPUTS)["pooled"]), atol=1e-6)
+    with pytest.raises(ValueError, match="activation must be 'gelu_approximate' or 'gelu', received 'relu'"):
+        tower(activation="relu")
+
+
 def test_dropout_is_of_training_alone():
     ours = tower(dropout=0.5)
     quiet, again, noisy = (numpy(ours(INPUTS, training=flag)["pooled"]) for flag in (False, False, True))

@@ -55,6 +55,10 @@ def test_every_weight_has_a_gradient(name):
     assert not [path for path in idle if "key/bias" not in path], idle
 
 
+def test_the_epsilon_of_the_last_normalisation_is_openais():
+    assert text().encoder.layer_norm.epsilon == vision().encoder.layer_norm.epsilon == 1e-5
+
+
 def test_equal_to_the_backbone_of_keras_hub():
     image_tower, text_tower = vision(num_layers=2, activation="gelu"), text(num_layers=2, activation="gelu")
     hub = keras_hub.models.CLIPBackbone(image_tower.encoder, text_tower.encoder, projection_dim=6)

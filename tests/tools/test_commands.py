@@ -15,7 +15,7 @@ def command(*arguments, cwd=ROOT):
     )
 
 
-@pytest.mark.parametrize("tool", ["train.py", "evaluate.py", "list_presets.py", "make_presets.py"])
+@pytest.mark.parametrize("tool", ["convert.py", "evaluate.py", "list_presets.py", "make_presets.py", "train.py"])
 def test_help_has_an_example(tool):
     result = command(ROOT / "tools" / tool, "--help")
     assert result.returncode == 0 and f"python tools/{tool} " in result.stdout
@@ -47,6 +47,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, tmp_path):
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0] and "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_faulty_source_of_a_conversion_is_one_line(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"none")
+    for source, message in (("nowhere", "nowhere: no such file"), ("weights.pth", "pass allow_pickle")):
+        result = command(ROOT / "tools/convert.py", source, "preset", cwd=tmp_path)
+        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "preset").exists()
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,0 +1,87 @@
+"""ViT and DINOv2 as Hugging Face names their tensors, to presets of keras-hub: networks of a `grid` tower."""
+
+import re
+
+import keras_hub
+
+from keras_itr.conversion.layouts import CONVOLUTION, WITH_BATCH_AXIS
+from keras_itr.conversion.plan import Plan
+from keras_itr.conversion.preprocessors import HALF, IMAGENET, image_converter
+from keras_itr.messages import one_line
+
+_NOTE = "a network: start a tower from it by image_tower: {{type: grid, network: {}, weights: <this folder>}}"
+_HEADS = r"classifier\..*|(vit\.)?pooler\..*"
+# What keras-hub's own converter reads, one number in place of all.
+_DINOV2 = re.compile(
+    r"(dinov2\.)?(embeddings\.(cls_token|mask_token|register_tokens|position_embeddings|patch_embeddings\.projection\.\w+)"
+    r"|encoder\.layer\.\d+\.(norm[12]\.\w+|attention\.(attention\.(query|key|value)|output\.dense)\.\w+"
+    r"|layer_scale[12]\.lambda1|mlp\.(fc[12]|weights_in|weights_out)\.\w+)|layernorm\.\w+)"
+)
+
+
+def is_vit(checkpoint):
+    return checkpoint.config.get("model_type") == "vit"
+
+
+def plan_vit(checkpoint, options):
+    """`(parts, plan, notes)`: a `ViTBackbone` and its image converter.
+
+    keras-hub has a converter too, for checkpoints with a classifier and with its own epsilon only.
+    """
+    config = checkpoint.config
+    _check_activation(checkpoint)
+    plan = Plan(checkpoint)
+    prefix = "vit." if "vit.embeddings.cls_token" in checkpoint.shapes else ""
+    image_size = config["image_size"]
+    network = keras_hub.models.ViTBackbone(
+        image_shape=(image_size, image_size, 3),
+        patch_size=(config["patch_size"],) * 2,
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        hidden_dim=config["hidden_size"],
+        mlp_dim=config["intermediate_size"],
+        layer_norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        use_mha_bias=config.get("qkv_bias", True),
+    )
+    embedding, encoder = network.get_layer("vit_patching_and_embedding"), network.get_layer("vit_encoder")
+    plan.take(embedding.class_token, f"{prefix}embeddings.cls_token")
+    plan.take(embedding.position_embedding.embeddings, f"{prefix}embeddings.position_embeddings", WITH_BATCH_AXIS)
+    plan.dense(embedding.patch_embedding, f"{prefix}embeddings.patch_embeddings.projection", CONVOLUTION)
+    for index, block in enumerate(encoder.encoder_layers):
+        name = f"{prefix}encoder.layer.{index}."
+        plan.normalization(block.layer_norm_1, f"{name}layernorm_before")
+        plan.normalization(block.layer_norm_2, f"{name}layernorm_after")
+        parts = [f"{name}attention.attention.{part}" for part in ("query", "key", "value")]
+        plan.attention(block.mha, *parts, f"{name}attention.output.dense")
+        plan.dense(block.mlp.dense_1, f"{name}intermediate.dense")
+        plan.dense(block.mlp.dense_2, f"{name}output.dense")
+    plan.normalization(encoder.layer_norm, f"{prefix}layernorm")
+    plan.leave_out(_HEADS, "a head of another task")
+    plan.check(network.variables)
+    converter, notes = image_converter(checkpoint, image_size, HALF, "bilinear", crop=False)
+    return (network, converter), plan, [*notes, _NOTE.format("ViTBackbone")]
+
+
+def is_dinov2(checkpoint):
+    return checkpoint.config.get("model_type") in ("dinov2", "dinov2_with_registers")
+
+
+def plan_dinov2(checkpoint, options):
+    """`(parts, plan, notes)`: a `DINOV2Backbone`, read by keras-hub, and its image converter."""
+    _check_activation(checkpoint)
+    plan = Plan(checkpoint)
+    plan.used = {name for name in checkpoint.shapes if _DINOV2.fullmatch(name)}
+    plan.leave_out(_HEADS, "a head of another task")
+    plan.check([])
+    try:
+        network = keras_hub.models.DINOV2Backbone.from_preset(str(checkpoint.directory), dtype="float32")
+    except Exception as error:  # of several libraries
+        raise ValueError(f"{checkpoint.source}: keras-hub cannot read this DINOv2 ({one_line(error, 160)}).") from error
+    converter, notes = image_converter(checkpoint, checkpoint.config["image_size"], IMAGENET)
+    return (network, converter), plan, [*notes, _NOTE.format("DINOV2Backbone")]
+
+
+def _check_activation(checkpoint):
+    activation = checkpoint.config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise ValueError(f"{checkpoint.source}: hidden_act must be 'gelu', received {activation!r}.")
