@@ -21,6 +21,7 @@ def main(arguments):
         vocabulary=arguments.vocabulary,
         sequence_length=arguments.sequence_length,
         cleaning=arguments.cleaning,
+        activation=arguments.activation,
         allow_pickle=arguments.allow_pickle,
         overwrite=arguments.overwrite,
     )
@@ -28,7 +29,7 @@ def main(arguments):
 
 def parser():
     flags = argparse.ArgumentParser(
-        description="Weights of CLIP, a BERT-type sentence encoder, CUSA or VSE-infinity to a preset of this package.",
+        description="Weights of CLIP, SigLIP, BERT sentence encoders, ViT, DINOv2, CUSA, VSE-infinity to a preset.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,6 +39,7 @@ def parser():
     flags.add_argument("--vocabulary", help="vocab.txt or merges.txt (default: the one beside the weights)")
     flags.add_argument("--sequence_length", type=int, help="tokens read of a caption (default: the source's)")
     flags.add_argument("--cleaning", help="cleaning of captions before CLIP's tokenizer: none, cusa or words")
+    flags.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of CLIP by OpenAI's names: quick_gelu")
     flags.add_argument("--allow_pickle", action="store_true", help="read a PyTorch file, by weights_only=True")
     flags.add_argument("--overwrite", action="store_true", help="replace a preset that is there")
     return flags

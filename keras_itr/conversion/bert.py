@@ -15,7 +15,9 @@ _POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_max_tokens": "max"
 
 def is_bert(checkpoint):
     query = f"{_BLOCK.format(0)}attention.self.query.weight"
-    return _prefix(checkpoint) is not None and _prefix(checkpoint) + query in checkpoint.shapes
+    # Others have the same names and count positions in another way.
+    is_called_so = checkpoint.config.get("model_type", "bert") == "bert"
+    return is_called_so and _prefix(checkpoint) is not None and _prefix(checkpoint) + query in checkpoint.shapes
 
 
 def plan_bert(checkpoint, options):
@@ -48,23 +50,23 @@ def bert_tower(plan, prefix, sequence_length=None, **arguments):
         sequence_length: int; None takes all positions.
         **arguments: further arguments of the tower.
     """
-    config = plan.checkpoint.config
-    _check_config(plan.checkpoint.source, config)
+    checkpoint = plan.checkpoint
+    checkpoint.setting("position_embedding_type", "absolute", ["absolute"])
+    checkpoint.setting("layer_norm_eps", 1e-12, [1e-12])
     vocabulary_size, width = plan.shape(prefix + _WORDS)
     positions = plan.shape(f"{prefix}embeddings.position_embeddings.weight")[0]
     if (sequence_length or 0) > positions:
         raise ValueError(
-            f"sequence_length is at most {positions}, the positions of {plan.checkpoint.source}; "
-            f"received {sequence_length}."
+            f"sequence_length is at most {positions}, the positions of {checkpoint.source}; received {sequence_length}."
         )
     tower = BertTextTower(
         vocabulary_size,
         sequence_length or positions,
         hidden_dim=width,
         num_layers=plan.count(prefix + _BLOCK),
-        num_heads=config.get("num_attention_heads", width // 64),
+        num_heads=checkpoint.setting("num_attention_heads", 12 if checkpoint.config else width // 64),
         intermediate_dim=plan.shape(f"{prefix}{_BLOCK.format(0)}intermediate.dense.weight")[0],
-        activation=_ACTIVATIONS[config.get("hidden_act", "gelu")],
+        activation=_ACTIVATIONS[checkpoint.setting("hidden_act", "gelu", list(_ACTIVATIONS))],
         **arguments,
     )
     _plan_encoder(plan, tower, prefix)
@@ -94,16 +96,6 @@ def _plan_encoder(plan, tower, prefix):
     escaped = prefix.replace(".", r"\.")
     plan.leave_out(rf"{escaped}pooler\..*", "the layer behind [CLS], which nothing here reads")
     plan.leave_out(rf"{escaped}embeddings\.position_ids", "counts from 0 on")
-
-
-def _check_config(source, config):
-    for key, allowed in (
-        ("hidden_act", list(_ACTIVATIONS)),
-        ("position_embedding_type", ["absolute"]),
-        ("layer_norm_eps", [1e-12]),
-    ):
-        if config.get(key, allowed[0]) not in allowed:
-            raise ValueError(f"{source}: {key} must be one of {allowed}, received {config[key]!r}.")
 
 
 def _prefix(checkpoint):

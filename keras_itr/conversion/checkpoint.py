@@ -1,6 +1,7 @@
 import argparse
 import json
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -72,6 +73,21 @@ class Checkpoint:
         array = self._tensors.read(name)
         return array if array.dtype.kind in "iub" else array.astype("float32")
 
+    def setting(self, key, default, allowed=None, section=None):
+        """A value of `config.json`, or of a section of it: `default` where it is not there.
+
+        Raises:
+            ValueError: if it is none of `allowed`.
+        """
+        config = self.config if section is None else self.config.get(section) or {}
+        value = config.get(key, default)
+        if allowed is not None and value not in allowed:
+            where = "" if section is None else f" of {section}"
+            raise ValueError(
+                f"{self.source}: {key}{where} must be {' or '.join(map(repr, allowed))}, received {value!r}."
+            )
+        return value
+
     def json(self, name):
         """A JSON file of the folder, or None if it is not there."""
         path = self.directory / name
@@ -119,13 +135,17 @@ class _PickledTensors:
                 'PyTorch reads this file and is not installed; pip install "keras-itr[torch]".'
             ) from error
         try:
-            with torch.serialization.safe_globals(_plain_values()):
+            with torch.serialization.safe_globals(_plain_values()), warnings.catch_warnings():
+                # About a TorchScript archive, which is an error below.
+                warnings.simplefilter("ignore")
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # of several kinds, for what is no such file and for what it may not make
             raise ValueError(
                 f"{path}: torch.load(weights_only=True) cannot read it ({one_line(error, 160)}). Of a TorchScript "
                 "archive save the tensors first: torch.save(torch.jit.load(path).state_dict(), other_path)."
             ) from error
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
         self._tensors = dict(_named_tensors(content, torch.Tensor))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
@@ -182,7 +202,7 @@ def _fetched(handle):
             return pathlib.Path(source)
         repository = handle.removeprefix(HUGGING_FACE)
         return pathlib.Path(
-            huggingface_hub.snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "*.txt"])
+            huggingface_hub.snapshot_download(repository, allow_patterns=["model*.safetensors", "*.json", "*.txt"])
         )
     except Exception as error:  # of several libraries
         raise ValueError(

@@ -51,7 +51,8 @@ OPENAI = {
     "scale": "logit_scale",
     "fused": True,
 }
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+SECTIONS = {"image": "vision_config", "text": "text_config"}
+ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 def with_prefix(names, prefix):
@@ -61,7 +62,8 @@ def with_prefix(names, prefix):
 
 
 def is_hugging_face_clip(checkpoint):
-    return HUGGING_FACE["image"]["first_norm"] + ".weight" in checkpoint.shapes
+    is_called_so = checkpoint.config.get("model_type", "clip") == "clip"
+    return is_called_so and HUGGING_FACE["image"]["first_norm"] + ".weight" in checkpoint.shapes
 
 
 def is_openai_clip(checkpoint):
@@ -73,19 +75,23 @@ def plan_hugging_face_clip(checkpoint, options):
 
 
 def plan_openai_clip(checkpoint, options):
-    return _plan(checkpoint, options, OPENAI)
+    model, plan, notes = _plan(checkpoint, options, OPENAI)
+    if options.activation is None and not checkpoint.config:
+        notes = [*notes, "activation quick_gelu, as OpenAI's weights have it: the file does not say, gelu is the other"]
+    return model, plan, notes
 
 
 def _plan(checkpoint, options, names):
     """`(model, plan, notes)` of a CLIP retriever."""
     plan = Plan(checkpoint)
-    backbone = clip_backbone(plan, names)
+    backbone = clip_backbone(plan, names, options.activation)
     # A scale of logits is the inverse of a temperature.
     temperature = math.exp(-plan.number(names["scale"]))
     preprocessor, notes = clip_preprocessor(checkpoint, backbone, options)
     model = CLIP(backbone, temperature=(temperature, min(0.01, temperature), 1.0), preprocessor=preprocessor)
     plan.leave_out(r".*\.position_ids", "counts from 0 on")
     plan.leave_out("input_resolution|context_length|vocab_size", "a size")
+    plan.leave_out("attn_mask", "the causal mask")
     plan.check(backbone.variables)
     return model, plan, notes
 
@@ -104,9 +110,9 @@ def clip_preprocessor(checkpoint, backbone, options):
     return RetrievalPreprocessor(tokenizer, converter), notes
 
 
-def clip_backbone(plan, names):
+def clip_backbone(plan, names, activation=None):
     """A backbone in the sizes of a checkpoint; what goes into it is added to the plan."""
-    image_tower, text_tower = _image_tower(plan, names), _text_tower(plan, names)
+    image_tower, text_tower = _image_tower(plan, names, activation), _text_tower(plan, names, activation)
     backbone = DualEncoderBackbone(image_tower, text_tower)
     projection = AS_IS if names["fused"] else LINEAR
     for tower, embedding in ((image_tower, _plan_pixels), (text_tower, _plan_tokens)):
@@ -144,35 +150,31 @@ def _plan_block(plan, block, prefix, names):
         plan.attention(block.attention, *(f"{attention}.{part}_proj" for part in ("q", "k", "v", "out")))
 
 
-def _image_tower(plan, names):
+def _image_tower(plan, names, activation):
     side = names["image"]
     patch_size = plan.shape(side["patches"])[-1]
     cells = math.isqrt(plan.shape(side["positions"])[0] - 1)
-    return CLIPVisionTower(cells * patch_size, patch_size, **_sizes(plan, names, "image", "vision_config"))
+    return CLIPVisionTower(cells * patch_size, patch_size, **_sizes(plan, names, "image", activation))
 
 
-def _text_tower(plan, names):
+def _text_tower(plan, names, activation):
     vocabulary_size = plan.shape(names["text"]["tokens"])[0]
     length = plan.shape(names["text"]["positions"])[0]
-    return CLIPTextTower(vocabulary_size, length, **_sizes(plan, names, "text", "text_config"))
+    return CLIPTextTower(vocabulary_size, length, **_sizes(plan, names, "text", activation))
 
 
-def _sizes(plan, names, side, section):
-    """The arguments that both towers have: most from the shapes, the others from the configuration or as OpenAI."""
-    config = plan.checkpoint.config.get(section) or {}
+def _sizes(plan, names, side, activation):
+    """The arguments that both towers have: from the shapes, and from the configuration or as OpenAI has them."""
+    checkpoint, section = plan.checkpoint, SECTIONS[side]
     width = plan.shape(names[side]["positions"])[1]
+    heads = {"image": 12, "text": 8}[side] if checkpoint.config else width // 64
+    checkpoint.setting("layer_norm_eps", 1e-5, [1e-5], section)
     block = names[side]["block"]
-    activation = config.get("hidden_act", "quick_gelu")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"{plan.checkpoint.source}: hidden_act {activation!r} of the {side} side is not known; "
-            f"known are {', '.join(_ACTIVATIONS)}."
-        )
     return {
         "hidden_dim": width,
         "num_layers": plan.count(block),
-        "num_heads": config.get("num_attention_heads", width // 64),
+        "num_heads": checkpoint.setting("num_attention_heads", heads, section=section),
         "intermediate_dim": plan.shape(f"{block.format(0)}{names['block']['denses'][0]}.weight")[0],
         "embedding_dim": plan.shape(names[side]["projection"])[1 if names["fused"] else 0],
-        "activation": activation,
+        "activation": checkpoint.setting("hidden_act", activation or ACTIVATIONS[0], ACTIVATIONS, section),
     }

@@ -13,19 +13,6 @@ from keras_itr.conversion.siglip import is_siglip, plan_siglip
 from keras_itr.conversion.vse_infinity import is_vse_infinity, plan_vse_infinity
 from keras_itr.files import folder_written_whole
 
-# Kind: whether a checkpoint is one, and its plan. The first that fits is taken: those that hold others come first.
-KINDS = {
-    "cusa": (is_cusa, plan_cusa),
-    "vse_infinity": (is_vse_infinity, plan_vse_infinity),
-    "siglip": (is_siglip, plan_siglip),
-    "vit": (is_vit, plan_vit),
-    "dinov2": (is_dinov2, plan_dinov2),
-    "clip": (is_hugging_face_clip, plan_hugging_face_clip),
-    "openai_clip": (is_openai_clip, plan_openai_clip),
-    "bert": (is_bert, plan_bert),
-}
-REPORT = "conversion.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -34,6 +21,24 @@ class Options:
     vocabulary: str | None = None
     sequence_length: int | None = None
     cleaning: str | None = None
+    activation: str | None = None
+
+
+_BERT = ("vocabulary", "sequence_length")
+_CLIP = (*_BERT, "cleaning")
+# Kind: whether a checkpoint is one, its plan, and the options it takes. The first that fits is taken: those that hold
+# others come first.
+KINDS = {
+    "cusa": (is_cusa, plan_cusa, _CLIP),
+    "vse_infinity": (is_vse_infinity, plan_vse_infinity, _BERT),
+    "siglip": (is_siglip, plan_siglip, ()),
+    "vit": (is_vit, plan_vit, ()),
+    "dinov2": (is_dinov2, plan_dinov2, ()),
+    "clip": (is_hugging_face_clip, plan_hugging_face_clip, _CLIP),
+    "openai_clip": (is_openai_clip, plan_openai_clip, (*_CLIP, "activation")),
+    "bert": (is_bert, plan_bert, _BERT),
+}
+REPORT = "conversion.json"
 
 
 def convert(
@@ -43,6 +48,7 @@ def convert(
     vocabulary=None,
     sequence_length=None,
     cleaning=None,
+    activation=None,
     allow_pickle=False,
     overwrite=False,
     verbose=True,
@@ -72,6 +78,8 @@ def convert(
             one beside the weights or, for CLIP, OpenAI's.
         sequence_length: int, tokens read of a caption; None (default) is what the source has, 64 for VSE-infinity.
         cleaning: style of `clean_caption` for CLIP's tokenizer; None (default) is `"none"`, for CUSA `"cusa"`.
+        activation: `"quick_gelu"` or `"gelu"`, for `"openai_clip"`, whose files do not tell; None (default) is the
+            first, as in OpenAI's own weights.
         allow_pickle: bool, default False: whether a PyTorch file may be read.
         overwrite: bool, default False: replace a preset that is there.
         verbose: bool, print what was done.
@@ -80,8 +88,8 @@ def convert(
         The model: an `ImageTextRetriever`, or a backbone of keras-hub.
 
     Raises:
-        ValueError: for a source of no known kind, or with all tensors that are missing, not used or of another shape,
-            before anything is written.
+        ValueError: for a source of no known kind, an option that the kind has no use for, or with all tensors that are
+            missing, not used or of another shape, before anything is written.
         FileNotFoundError: if a file is not there.
 
     Example:
@@ -100,8 +108,10 @@ def convert(
     """
     checkpoint = Checkpoint(source, allow_pickle)
     kind = _kind(checkpoint, kind)
+    options = Options(vocabulary, sequence_length, cleaning, activation)
+    _check_options(kind, options)
     with folder_written_whole(preset_directory, overwrite) as aside:
-        parts, plan, notes = KINDS[kind][1](checkpoint, Options(vocabulary, sequence_length, cleaning))
+        parts, plan, notes = KINDS[kind][1](checkpoint, options)
         plan.run()
         parts = parts if isinstance(parts, tuple) else (parts,)
         for part in parts:
@@ -117,6 +127,13 @@ def convert(
     return model
 
 
+def _check_options(kind, options):
+    taken = KINDS[kind][2]
+    for name, value in dataclasses.asdict(options).items():
+        if value is not None and name not in taken:
+            raise ValueError(f"{kind} has no use for {name}; its options are {', '.join(taken) or 'none'}.")
+
+
 def _kind(checkpoint, kind):
     if kind in KINDS:
         return kind
@@ -125,11 +142,12 @@ def _kind(checkpoint, kind):
         raise ValueError(
             f"no kind of checkpoint is called {kind!r}; did you mean {near!r}? Known are {', '.join(KINDS)}."
         )
-    for name, (fits, _) in KINDS.items():
+    for name, (fits, *_) in KINDS.items():
         if fits(checkpoint):
             return name
     some = ", ".join(list(checkpoint.shapes)[:4]) or "none at all"
-    raise ValueError(f"{checkpoint.source}: not one of {', '.join(KINDS)} by its tensors ({some}, ...).")
+    called = f"model_type {checkpoint.config['model_type']!r} and " if "model_type" in checkpoint.config else ""
+    raise ValueError(f"{checkpoint.source}: not one of {', '.join(KINDS)} by {called}its tensors ({some}, ...).")
 
 
 def _report(checkpoint, kind, plan, notes):

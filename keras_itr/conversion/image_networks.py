@@ -9,7 +9,10 @@ from keras_itr.conversion.plan import Plan
 from keras_itr.conversion.preprocessors import HALF, IMAGENET, image_converter
 from keras_itr.messages import one_line
 
-_NOTE = "a network: start a tower from it by image_tower: {{type: grid, network: {}, weights: <this folder>}}"
+_NOTE = (
+    "a network: start a tower from it by image_tower: {{type: grid, network: {}, weights: <this folder>}}; "
+    "its pixels are scaled as image_converter.json says"
+)
 _HEADS = r"classifier\..*|(vit\.)?pooler\..*"
 # What keras-hub's own converter reads, one number in place of all.
 _DINOV2 = re.compile(
@@ -28,20 +31,20 @@ def plan_vit(checkpoint, options):
 
     keras-hub has a converter too, for checkpoints with a classifier and with its own epsilon only.
     """
-    config = checkpoint.config
-    _check_activation(checkpoint)
+    setting = checkpoint.setting
+    setting("hidden_act", "gelu", ["gelu"])
     plan = Plan(checkpoint)
     prefix = "vit." if "vit.embeddings.cls_token" in checkpoint.shapes else ""
-    image_size = config["image_size"]
+    image_size = setting("image_size", 224)
     network = keras_hub.models.ViTBackbone(
         image_shape=(image_size, image_size, 3),
-        patch_size=(config["patch_size"],) * 2,
-        num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
-        hidden_dim=config["hidden_size"],
-        mlp_dim=config["intermediate_size"],
-        layer_norm_epsilon=config.get("layer_norm_eps", 1e-12),
-        use_mha_bias=config.get("qkv_bias", True),
+        patch_size=(setting("patch_size", 16),) * 2,
+        num_layers=setting("num_hidden_layers", 12),
+        num_heads=setting("num_attention_heads", 12),
+        hidden_dim=setting("hidden_size", 768),
+        mlp_dim=setting("intermediate_size", 3072),
+        layer_norm_epsilon=setting("layer_norm_eps", 1e-12),
+        use_mha_bias=setting("qkv_bias", True),
     )
     embedding, encoder = network.get_layer("vit_patching_and_embedding"), network.get_layer("vit_encoder")
     plan.take(embedding.class_token, f"{prefix}embeddings.cls_token")
@@ -68,7 +71,7 @@ def is_dinov2(checkpoint):
 
 def plan_dinov2(checkpoint, options):
     """`(parts, plan, notes)`: a `DINOV2Backbone`, read by keras-hub, and its image converter."""
-    _check_activation(checkpoint)
+    checkpoint.setting("hidden_act", "gelu", ["gelu"])
     plan = Plan(checkpoint)
     plan.used = {name for name in checkpoint.shapes if _DINOV2.fullmatch(name)}
     plan.leave_out(_HEADS, "a head of another task")
@@ -77,11 +80,5 @@ def plan_dinov2(checkpoint, options):
         network = keras_hub.models.DINOV2Backbone.from_preset(str(checkpoint.directory), dtype="float32")
     except Exception as error:  # of several libraries
         raise ValueError(f"{checkpoint.source}: keras-hub cannot read this DINOv2 ({one_line(error, 160)}).") from error
-    converter, notes = image_converter(checkpoint, checkpoint.config["image_size"], IMAGENET)
+    converter, notes = image_converter(checkpoint, checkpoint.setting("image_size", 224), IMAGENET)
     return (network, converter), plan, [*notes, _NOTE.format("DINOV2Backbone")]
-
-
-def _check_activation(checkpoint):
-    activation = checkpoint.config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise ValueError(f"{checkpoint.source}: hidden_act must be 'gelu', received {activation!r}.")

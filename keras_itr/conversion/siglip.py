@@ -19,7 +19,9 @@ _NOTES = (
 
 
 def is_siglip(checkpoint):
-    return f"{_IMAGE}head.probe" in checkpoint.shapes and f"{_TEXT}head.weight" in checkpoint.shapes
+    # Its successor for all aspect ratios has the same names, and patches that are rows of numbers.
+    is_called_so = checkpoint.config.get("model_type", "siglip") == "siglip"
+    return is_called_so and f"{_IMAGE}head.probe" in checkpoint.shapes and f"{_TEXT}head.weight" in checkpoint.shapes
 
 
 def plan_siglip(checkpoint, options):
@@ -75,14 +77,13 @@ def _text_tower(plan):
 
 
 def _sizes(plan, prefix, section, width):
-    config = plan.checkpoint.config.get(section) or {}
-    activation = config.get("hidden_act", _ACTIVATION)
-    if activation != _ACTIVATION:
-        raise ValueError(f"{plan.checkpoint.source}: hidden_act must be {_ACTIVATION!r}, received {activation!r}.")
+    setting = plan.checkpoint.setting
+    setting("hidden_act", _ACTIVATION, [_ACTIVATION], section)
+    setting("layer_norm_eps", 1e-6, [1e-6], section)
     return {
         "hidden_dim": width,
         "num_layers": plan.count(prefix + _BLOCK),
-        "num_heads": config.get("num_attention_heads", width // 64),
+        "num_heads": setting("num_attention_heads", 12 if plan.checkpoint.config else width // 64, section=section),
         "intermediate_dim": plan.shape(f"{prefix}{_BLOCK.format(0)}mlp.fc1.weight")[0],
     }
 

@@ -61,7 +61,7 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     [
         ({"modules.json": [{"type": "sentence_transformers.models.Dense"}]}, "modules.json has a Dense layer"),
         ({"1_Pooling/config.json": {"pooling_mode_mean_sqrt_len_tokens": True}}, "pooling .* is not one of"),
-        ({"config.json": {"hidden_act": "relu"}}, "hidden_act must be one of .*, received 'relu'"),
+        ({"config.json": {"hidden_act": "relu"}}, "hidden_act must be 'gelu' or .*, received 'relu'"),
         ({"sentence_bert_config.json": {"max_seq_length": 64}}, "sequence_length is at most 20"),
     ],
 )
@@ -72,6 +72,16 @@ def test_what_cannot_be_converted_is_said(files, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     assert not (tmp_path / "preset").exists()
+
+
+def test_a_relative_with_the_same_names_is_not_taken_for_it(tmp_path):
+    sources.bert(tmp_path / "source")
+    path = tmp_path / "source/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "roberta"}))
+    with pytest.raises(ValueError, match=r"not one of cusa, .* by model_type 'roberta' and its tensors"):
+        convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    with pytest.raises(ValueError, match="no kind of checkpoint is called 'brt'; did you mean 'bert'"):
+        convert(tmp_path / "source", tmp_path / "preset", kind="brt", verbose=False)
 
 
 def test_a_vocabulary_is_needed_and_must_fit(tmp_path):

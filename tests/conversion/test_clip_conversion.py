@@ -113,6 +113,20 @@ def test_openai_names_give_the_same_model(pickled, tmp_path):
         np.testing.assert_array_equal(np.ravel(ours), np.ravel(theirs))
 
 
+def test_weights_by_openais_names_that_were_trained_with_another_activation(tmp_path, capsys):
+    source = sources.hugging_face_clip(tmp_path / "source", "gelu")
+    state = {"state_dict": {f"module.{name}": x for name, x in sources.openai_names(source.state_dict()).items()}}
+    sources.torch().save(state, tmp_path / "trained.pt")
+    options = {"vocabulary": tmp_path / "source/merges.txt", "allow_pickle": True}
+    model = convert(tmp_path / "trained.pt", tmp_path / "preset", activation="gelu", verbose=False, **options)
+    assert model.backbone.image_tower.activation == model.backbone.text_tower.activation == "gelu"
+    model = convert(tmp_path / "trained.pt", tmp_path / "other", **options)
+    assert model.backbone.image_tower.activation == "quick_gelu"
+    assert "note: activation quick_gelu, as OpenAI's weights have it: the file does not say" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="clip has no use for activation; its options are vocabulary, sequence_length"):
+        convert(tmp_path / "source", tmp_path / "third", activation="gelu", verbose=False)
+
+
 def test_shards_and_half_precision(tmp_path):
     sources.hugging_face_clip(tmp_path / "whole")
     sources.hugging_face_clip(tmp_path / "shards", max_shard_size="100KB")
