@@ -24,21 +24,26 @@ def plan_bert(checkpoint, options):
     """`(model, plan, notes)`: a CLIP retriever whose texts are sentence vectors and whose images are ready vectors."""
     plan = Plan(checkpoint)
     prefix = _prefix(checkpoint)
-    pooling = _pooling(checkpoint)
+    pooling = sentence_pooling(checkpoint)
     limit = (checkpoint.json("sentence_bert_config.json") or {}).get("max_seq_length")
     text_tower = bert_tower(plan, prefix, options.sequence_length or limit, embedding_dim=None, pooling=pooling)
     tokenizer = wordpiece_tokenizer(
         checkpoint, text_tower.vocabulary_size, text_tower.sequence_length, options.vocabulary
     )
-    backbone = DualEncoderBackbone(RegionFeatureTower(text_tower.hidden_dim), text_tower)
-    model = CLIP(backbone, preprocessor=RetrievalPreprocessor(tokenizer))
+    model = sentence_retriever(text_tower, tokenizer)
     plan.leave_out(r"cls\..*|classifier\..*|.*lm_head.*", "a head of another task")
-    plan.check(backbone.variables)
+    plan.check(model.backbone.variables)
     notes = [
         f"pooling is {pooling!r}, vectors have unit length",
         "the image side has no weights: it pools ready vectors",
     ]
     return model, plan, notes
+
+
+def sentence_retriever(text_tower, tokenizer):
+    """A text tower and its tokenizer as a retriever; the image side pools ready vectors of the same width."""
+    backbone = DualEncoderBackbone(RegionFeatureTower(text_tower.hidden_dim), text_tower)
+    return CLIP(backbone, preprocessor=RetrievalPreprocessor(tokenizer))
 
 
 def bert_tower(plan, prefix, sequence_length=None, **arguments):
@@ -103,7 +108,7 @@ def _prefix(checkpoint):
     return found[0] if found in ([""], ["bert."], ["model."], ["0.auto_model."]) else None
 
 
-def _pooling(checkpoint):
+def sentence_pooling(checkpoint):
     """The pooling that the files of a sentence encoder name, the mean if there are none."""
     for module in checkpoint.json("modules.json") or []:
         kind = module["type"].split(".")[-1]

@@ -9,6 +9,7 @@ from keras_itr.conversion.checkpoint import Checkpoint
 from keras_itr.conversion.clip import is_hugging_face_clip, is_openai_clip, plan_hugging_face_clip, plan_openai_clip
 from keras_itr.conversion.cusa import is_cusa, plan_cusa
 from keras_itr.conversion.image_networks import is_dinov2, is_vit, plan_dinov2, plan_vit
+from keras_itr.conversion.mpnet import is_mpnet, plan_mpnet
 from keras_itr.conversion.siglip import is_siglip, plan_siglip
 from keras_itr.conversion.vse_infinity import is_vse_infinity, plan_vse_infinity
 from keras_itr.files import folder_written_whole
@@ -36,6 +37,7 @@ KINDS = {
     "dinov2": (is_dinov2, plan_dinov2, ()),
     "clip": (is_hugging_face_clip, plan_hugging_face_clip, _CLIP),
     "openai_clip": (is_openai_clip, plan_openai_clip, (*_CLIP, "activation")),
+    "mpnet": (is_mpnet, plan_mpnet, _BERT),
     "bert": (is_bert, plan_bert, _BERT),
 }
 REPORT = "conversion.json"
@@ -60,7 +62,7 @@ def convert(
     | `"clip"` | CLIP of Hugging Face | `CLIP`, its temperature from the logit scale |
     | `"openai_clip"` | a state dict with OpenAI's names | the same |
     | `"siglip"` | SigLIP of Hugging Face | `CLIP` of SigLIP towers, without a tokenizer |
-    | `"bert"` | BERT of Hugging Face, a sentence encoder | `CLIP` whose texts are sentence vectors, see below |
+    | `"bert"`, `"mpnet"` | of Hugging Face, sentence encoders | `CLIP` whose texts are sentence vectors, see below |
     | `"vit"`, `"dinov2"` | ViT and DINOv2 of Hugging Face | of keras-hub, `weights` of a `grid` tower |
     | `"cusa"` | official checkpoint of CUSA | `CUSA` |
     | `"vse_infinity"` | official checkpoint of VSE-infinity, regions and BERT | `VSEInfinity` |
@@ -103,8 +105,8 @@ def convert(
     ```
 
     Our choice; the architectures are those of Radford et al., CLIP, ICML 2021; Zhai et al., SigLIP, ICCV 2023; Devlin
-    et al., BERT, NAACL 2019; Dosovitskiy et al., ViT, ICLR 2021; Oquab et al., DINOv2, 2023; Huang et al., CUSA, AAAI
-    2024; Chen et al., VSE-infinity, CVPR 2021.
+    et al., BERT, NAACL 2019; Song et al., MPNet, NeurIPS 2020; Dosovitskiy et al., ViT, ICLR 2021; Oquab et al.,
+    DINOv2, 2023; Huang et al., CUSA, AAAI 2024; Chen et al., VSE-infinity, CVPR 2021.
     """
     checkpoint = Checkpoint(source, allow_pickle)
     kind = _kind(checkpoint, kind)

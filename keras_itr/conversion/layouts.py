@@ -24,7 +24,8 @@ class Layout:
         """Whether tensors of the shapes `received` do for a variable of `shape`."""
         expected = self.shapes(shape)
         if self.at_least:
-            return len(received[0]) == len(shape) and received[0][0] >= shape[0] and received[0][1:] == expected[0][1:]
+            rows, least = received[0], expected[0]
+            return len(rows) == len(least) and rows[0] >= least[0] and rows[1:] == least[1:]
         return list(received) == list(expected)
 
 
@@ -35,6 +36,22 @@ def matrix(split):
         return [(int(np.prod(shape[split:])), int(np.prod(shape[:split])))]
 
     return Layout(shapes, lambda arrays, shape: arrays[0].T.reshape(shape))
+
+
+def rows_from(start):
+    """As many rows as the variable has, from one on; there may be more."""
+    return Layout(
+        lambda shape: [(start + shape[0], *shape[1:])],
+        lambda arrays, shape: arrays[0][start : start + shape[0]],
+        at_least=True,
+    )
+
+
+def rows_at(rows):
+    """Given rows in a given order; there may be more."""
+    return Layout(
+        lambda shape: [(max(rows) + 1, *shape[1:])], lambda arrays, shape: arrays[0][np.array(rows)], at_least=True
+    )
 
 
 def _gates(array):
@@ -51,7 +68,7 @@ ATTENTION_IN, ATTENTION_OUT = matrix(1), matrix(2)
 CONVOLUTION = Layout(
     lambda shape: [(shape[3], shape[2], shape[0], shape[1])], lambda arrays, shape: arrays[0].transpose(2, 3, 1, 0)
 )
-FIRST_ROWS = Layout(lambda shape: [tuple(shape)], lambda arrays, shape: arrays[0][: shape[0]], at_least=True)
+FIRST_ROWS = rows_from(0)
 WITH_BATCH_AXIS = Layout(lambda shape: [(1, *shape)], lambda arrays, shape: arrays[0][0])
 GRU_KERNEL = Layout(lambda shape: [(shape[1], shape[0])], lambda arrays, shape: _gates(arrays[0]).T)
 # Input and recurrent bias, as a GRU with `reset_after` has them.

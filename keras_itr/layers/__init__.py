@@ -16,6 +16,7 @@ from keras_itr.layers.hierarchical_similarity import HierarchicalSimilarity as H
 from keras_itr.layers.image_networks import build_image_network as build_image_network
 from keras_itr.layers.masked_pooling import MaskedPooling as MaskedPooling
 from keras_itr.layers.momentum_twin import MomentumTwin as MomentumTwin
+from keras_itr.layers.mpnet_text_tower import MPNetTextTower as MPNetTextTower
 from keras_itr.layers.online_codes import OnlineCodes as OnlineCodes
 from keras_itr.layers.recurrent_text_tower import RecurrentTextTower as RecurrentTextTower
 from keras_itr.layers.region_feature_tower import RegionFeatureTower as RegionFeatureTower
