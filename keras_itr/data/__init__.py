@@ -13,6 +13,7 @@ from keras_itr.data.pairs import load_pairs as load_pairs
 from keras_itr.data.photos import prepare_photos as prepare_photos
 from keras_itr.data.pipeline import TrainingPipeline as TrainingPipeline
 from keras_itr.data.precomputed import load_precomputed as load_precomputed
+from keras_itr.data.sentence_encoder import SentenceEncoder as SentenceEncoder
 from keras_itr.data.shapes import graded_relevance as graded_relevance
 from keras_itr.data.shapes import load_shapes as load_shapes
 from keras_itr.data.shuffle_words import ShuffleWords as ShuffleWords

@@ -137,6 +137,7 @@ def build_table(
         annotations.caption_to_image,
         image_names=annotations.image_names,
         name=f"{os.path.basename(os.path.abspath(directory))}/{split}",
+        caption_names=annotations.caption_names,
     )
 
 

@@ -1,16 +1,16 @@
-import numpy as np
+import functools
 
-from keras_itr.data.extraction import digest, write_rows
-from keras_itr.data.feature_extraction import read_annotations
-from keras_itr.messages import one_line
+from keras_itr.data.caption_files import read_caption_file
+from keras_itr.data.extraction import content_digest, digest, write_rows
+from keras_itr.data.sentence_encoder import SentenceEncoder
+from keras_itr.data.table import RetrievalTable
 
 
 def extract_caption_features(
     source,
     output,
     encoder,
-    split=None,
-    images=None,
+    split="train",
     cleaning="none",
     sequence_length=64,
     batch_size=64,
@@ -22,14 +22,12 @@ def extract_caption_features(
     A frozen sentence encoder so made is CUSA's text teacher (`teacher_text: <file>` in a recipe).
 
     Args:
-        source: annotation file, see `extract_features`.
-        output: the `.npy` to write.
-        encoder: a sentence encoder of the BERT family: preset name, handle or directory of
-            `keras_hub.models.BertTextEmbedder`; a Hugging Face folder with `model.safetensors` too (needs safetensors).
-            Mean of the tokens, unit length.
-        split: string, the split of the annotation file.
-        images: folder of the photos that the file names, default the file's own: captions are those of the reader,
-            which looks for the photos.
+        source: annotation file of `keras_itr.data.caption_files.read_caption_file`, such as a Karpathy JSON or
+            `train_caps.txt`, for which no photos are needed; or a `RetrievalTable`.
+        output: the `.npy` to write; `<stem>_ids.txt` beside it gets the captions' ids, if they have any, so that every
+            reader finds the rows by id.
+        encoder: a sentence encoder of the BERT family, see `SentenceEncoder`: folder, name or handle.
+        split: string, the split of the annotation file, default `"train"`.
         cleaning: style of `clean_caption`, default `"none"`.
         sequence_length: int, word pieces read of a caption, default 64.
         batch_size: int, captions at a time, default 64.
@@ -47,31 +45,54 @@ def extract_caption_features(
     ```python
     from keras_itr.data import extract_caption_features
 
-    extract_caption_features("coco/dataset_coco.json", "coco/train_teacher_text.npy", "all_minilm_l6_v2_en", "train")
+    extract_caption_features("coco/dataset_coco.json", "coco/train_teacher_text.npy", "all_minilm_l6_v2_en")
     ```
 
     Reference: Huang et al., CUSA, AAAI 2024, whose text teacher is a sentence encoder on the cleaned captions.
     """
-    import keras_hub
+    captions, names = captions_of(source, split)
+    settings = {"encoder": content_digest(encoder), "sequence_length": sequence_length}
+    return write_caption_rows(
+        output,
+        captions,
+        names,
+        lambda: SentenceEncoder(encoder, sequence_length),
+        settings,
+        cleaning,
+        batch_size=batch_size,
+        dtype=dtype,
+        verbose=verbose,
+    )
 
+
+def captions_of(source, split="train"):
+    """`(captions, names)` of an annotation file or a `RetrievalTable`: lists of strings, names None if there are none.
+
+    Raises:
+        ValueError: if the table has no caption strings, or as the reader says.
+    """
+    if not isinstance(source, RetrievalTable):
+        return read_caption_file(source, split)
+    if source.captions is None:
+        raise ValueError(f"{source.name}: has no caption strings to encode.")
+    return [str(caption) for caption in source.captions], source.caption_names
+
+
+def write_caption_rows(output, captions, names, make_encoder, settings, cleaning="none", **options):
+    """`write_rows` of captions, cleaned first.
+
+    Args:
+        output: the `.npy` to write.
+        captions, names: see `captions_of`.
+        make_encoder: function without arguments that gives a function of a list of B strings to `(B, D)`.
+        settings: dict that JSON can hold: what the encoder is.
+        cleaning: style of `clean_caption`, default `"none"`.
+        **options: of `write_rows`.
+    """
     from keras_itr.preprocessing import clean_caption
 
-    captions = [str(caption) for caption in read_annotations(source, split, images).captions]
     texts = clean_caption(captions, cleaning)
-    try:
-        model = keras_hub.models.BertTextEmbedder.from_preset(str(encoder), pooling_mode="mean", normalize=True)
-    except Exception as error:  # whatever the hub's loaders raise, offline or for another kind of model
-        raise ValueError(f"the sentence encoder {str(encoder)!r} could not be had: {one_line(error)}") from error
-
-    model.preprocessor.sequence_length = sequence_length
-
-    def encode(batch):
-        return np.asarray(model.predict(list(batch), batch_size=batch_size, verbose=0), "float32")
-
-    settings = {
-        "encoder": str(encoder),
-        "cleaning": cleaning,
-        "sequence_length": sequence_length,
-        "captions": digest(texts),
-    }
-    return write_rows(output, texts, None, encode, settings, batch_size=batch_size, dtype=dtype, verbose=verbose)
+    settings = {**settings, "cleaning": cleaning, "captions": digest(texts)}
+    # Made when the first batch needs it: rows that are there already need no encoder.
+    encoder = functools.cache(make_encoder)
+    return write_rows(output, texts, names, lambda batch: encoder()(batch), settings, **options)

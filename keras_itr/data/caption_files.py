@@ -18,6 +18,20 @@ _SPLIT_IN_NAME = re.compile(r"(?<![A-Za-z])(?i:train|restval|val|valid|validatio
 
 
 def read_captions(source, split="train"):
+    """The captions of one split of an annotation file, a list of strings; see `read_caption_file`.
+
+    Example:
+
+    ```python
+    from keras_itr.data.caption_files import read_captions
+
+    captions = read_captions("flickr8k/train_caps.txt")
+    ```
+    """
+    return read_caption_file(source, split)[0]
+
+
+def read_caption_file(source, split="train"):
     """The captions of one split of an annotation file, and of that split alone; no photos are looked for.
 
     | suffix | what it is | how splits are told apart |
@@ -33,7 +47,9 @@ def read_captions(source, split="train"):
         split: string. Defaults to `"train"`.
 
     Returns:
-        list of strings, in the order of the file, without blank lines of a `.txt`.
+        `(captions, names)`, two lists of strings, in the order of the file, without blank lines of a `.txt`. The names
+        are the captions' ids, those that readers look rows up by; None for a `.txt` without `<split>_names.txt`, the
+        images' names, beside it.
 
     Raises:
         MissingData: names the file that is absent.
@@ -43,9 +59,9 @@ def read_captions(source, split="train"):
     Example:
 
     ```python
-    from keras_itr.data.caption_files import read_captions
+    from keras_itr.data.caption_files import read_caption_file
 
-    captions = read_captions("flickr8k/train_caps.txt")
+    captions, names = read_caption_file("coco/dataset_coco.json", "train")
     ```
 
     Source: our choice.
@@ -56,17 +72,17 @@ def read_captions(source, split="train"):
         raise ValueError(f"{path}: no annotation file is called {path.suffix!r}; {choose('suffixes', '', _SUFFIXES)}")
     if path.suffix == ".txt":
         _check_split_in_name(path, split)
-        return [caption for _, caption in read_lines(path)]
+        return _lines_and_names(path)
     if path.suffix == ".token":
         lists = path.with_name(f"{split}.txt")
         require_files([lists])
-        return read_flickr_tokens(path, lists).captions
+        return _both(read_flickr_tokens(path, lists))
     if path.suffix != ".json":
-        return read_pairs(path, split, "image", "caption", "split").captions
+        return _both(read_pairs(path, split, "image", "caption", "split"))
     if not is_coco_captions(path):
-        return read_karpathy(path, split, restval=True).captions
+        return _both(read_karpathy(path, split, restval=True))
     _check_split_in_name(path, split)
-    return read_coco_captions(path).captions
+    return _both(read_coco_captions(path))
 
 
 def read_word_classes(path):
@@ -95,6 +111,22 @@ def read_word_classes(path):
         if classes.setdefault(word.lower(), name) != name:
             raise ValueError(f"{path}:{line}: {word!r} is {classes[word.lower()]} above and {name} here; keep one.")
     return classes
+
+
+def _both(annotations):
+    return annotations.captions, annotations.caption_names
+
+
+def _lines_and_names(path):
+    """Captions of a `.txt`, and their ids where the images' names lie beside it, as `load_precomputed` counts them."""
+    captions = [caption for _, caption in read_lines(path)]
+    names_file = path.with_name(path.name.replace("_caps.txt", "_names.txt"))
+    if names_file == path or not names_file.is_file():
+        return captions, None
+    images = [name for _, name in read_lines(names_file)]
+    if len(captions) % len(images):
+        raise ValueError(f"{names_file}: {len(images)} names, of which {len(captions)} captions are no multiple.")
+    return captions, [f"{name}#{number}" for name in images for number in range(len(captions) // len(images))]
 
 
 def _check_split_in_name(path, split):

@@ -156,6 +156,17 @@ def digest(lines):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def content_digest(source):
+    """What identifies a file, or the files of a folder, by content; a name that is neither identifies itself."""
+    path = Path(source)
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_dir():
+        return digest(f"{file.name} {content_digest(file)}" for file in sorted(path.iterdir()) if file.is_file())
+    return str(source)
+
+
 def _read(path):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

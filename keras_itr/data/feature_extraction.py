@@ -1,12 +1,12 @@
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 
 from keras_itr.data.coco_captions import is_coco_captions
-from keras_itr.data.extraction import check_pca, finished_rows, fit_pca, write_rows
+from keras_itr.data.extraction import check_pca, content_digest, finished_rows, fit_pca, write_rows
 from keras_itr.data.missing_data import missing_file
+from keras_itr.data.table import RetrievalTable
 from keras_itr.layers.grid_features import GridFeatures
 from keras_itr.layers.grid_tower import GridTower
 from keras_itr.preprocessing import RetrievalImageConverter
@@ -35,7 +35,7 @@ def extract_features(
 
     Args:
         source: a folder of photos; or an annotation file: a Karpathy or an official COCO captions `.json`, a Flickr
-            `.token`, a `.tsv`, `.csv` or `.jsonl` of pairs.
+            `.token`, a `.tsv`, `.csv` or `.jsonl` of pairs; or a `RetrievalTable` of photos.
         output: the `.npy` to write; `<stem>_ids.txt` beside it gets the image names, so that every reader finds the
             rows by name (`features: <file>`).
         network, weights, image_size, grid: of `keras_itr.layers.GridFeatures`.
@@ -66,11 +66,11 @@ def extract_features(
 
     Our choice.
     """
-    names, paths = _photos(Path(source), images, split)
+    names, paths = photos_of(source, images, split)
     output = Path(output)
     settings = {
         "network": network,
-        "weights": weights and _digest(weights),
+        "weights": weights and content_digest(weights),
         "image_size": list(image_size),
         "grid": grid and list(grid),
         "pooled": pooled,
@@ -84,7 +84,7 @@ def extract_features(
     encode = _encoder(features, pooled, interpolation, crop_to_aspect_ratio)
     options = {"batch_size": batch_size, "dtype": dtype, "verbose": verbose}
     if not fits:
-        return write_rows(output, paths, names, encode, {**settings, "pca": pca and _digest(pca)}, **options)
+        return write_rows(output, paths, names, encode, {**settings, "pca": pca and content_digest(pca)}, **options)
     raw = output.with_name(f"{output.stem}_raw.npy")
     rows = finished_rows(output, names, {**settings, "pca": pca}, batch_size, dtype)
     if rows is None:
@@ -155,8 +155,21 @@ def read_annotations(source, split, images=None):
     return reader(split, str(source.parent), annotations=source.name, images=images)
 
 
-def _photos(source, images, split):
-    """Names and paths of the photos of a folder or of an annotation file."""
+def photos_of(source, images=None, split=None):
+    """`(names, paths)` of the photos of a folder, an annotation file or a `RetrievalTable`: lists of strings.
+
+    Args:
+        source: see `extract_features`.
+        images: folder of the photos of an annotation file, or of a table that has none.
+        split: string, the split of an annotation file.
+
+    Raises:
+        ValueError: if there is no photo; if a table has neither photos nor names that could be looked up in `images`.
+        FileNotFoundError: names the first photo of a table that is not in `images`.
+    """
+    if isinstance(source, RetrievalTable):
+        return _photos_of_table(source, images)
+    source = Path(source)
     if not source.is_dir():
         table = read_annotations(source, split, images)
         return list(table.image_names), [str(path) for path in table.image_columns["images"]]
@@ -169,9 +182,16 @@ def _photos(source, images, split):
     return [path.relative_to(source).as_posix() for path in paths], [str(path) for path in paths]
 
 
-def _digest(path):
-    """What identifies a file's content; a name that is no file identifies itself."""
-    if not os.path.isfile(path):
-        return path
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _photos_of_table(table, images):
+    photos = table.image_columns.get("images")
+    if images is None and photos is not None and isinstance(photos[0], str):
+        names = table.image_names or list(photos)
+        return list(names), list(photos)
+    if images is None or table.image_names is None:
+        lacking = "names of images" if images else "photos"
+        raise ValueError(f"{table.name}: has no {lacking}; give images, the folder of its photos, and image names.")
+    paths = [Path(images, name) for name in table.image_names]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{missing_file(absent[0])} {len(absent)} of {len(paths)} photos are missing.")
+    return list(table.image_names), [str(path) for path in paths]

@@ -31,6 +31,8 @@ class RetrievalTable:
             True where the caption is true of the image, for data whose truth is
             known beyond the own captions. Called when first needed.
         name: string for messages.
+        caption_names: list of `T` distinct strings, ids of the captions, by
+            which rows of further files are found.
 
     Raises:
         ValueError: if a column has an unknown name or the wrong number of
@@ -61,6 +63,7 @@ class RetrievalTable:
         image_names=None,
         relevance=None,
         name="data",
+        caption_names=None,
     ):
         self.name = name
         self.image_columns = dict(image_columns)
@@ -71,6 +74,7 @@ class RetrievalTable:
         self.num_captions = len(self.caption_to_image)
         self.image_ids = np.arange(self.num_images, dtype="int32") if image_ids is None else np.asarray(image_ids)
         self.image_names = image_names
+        self.caption_names = caption_names
         self.relevance = relevance
         self._check_rows()
 
@@ -111,6 +115,7 @@ class RetrievalTable:
             self.image_names and [self.image_names[image] for image in images],
             self.relevance and (lambda: self.relevance()[images][:, captions]),
             self.name,
+            self.caption_names and [self.caption_names[caption] for caption in captions],
         )
 
     def with_columns(self, image_columns):
@@ -123,6 +128,7 @@ class RetrievalTable:
             self.image_names,
             self.relevance,
             self.name,
+            self.caption_names,
         )
 
     def _check_columns(self):

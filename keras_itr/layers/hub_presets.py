@@ -7,13 +7,14 @@ from keras_itr.hub_handles import is_handle, local_source
 from keras_itr.messages import one_line
 
 
-def read_hub_backbone(cls, preset):
+def read_hub_backbone(cls, preset, load_weights=True):
     """A preset as a backbone of keras-hub in float32.
 
     Args:
         cls: a class of `keras_hub.models`, such as `keras_hub.models.BertBackbone`.
         preset: string: a name of keras-hub, a handle (`"kaggle://..."`, `"hf://..."`), or a directory that
             `save_to_preset` of that class wrote.
+        load_weights: bool, default True; False gives the architecture with random weights.
 
     Returns:
         An instance of `cls`.
@@ -37,7 +38,8 @@ def read_hub_backbone(cls, preset):
         kind = cls.__name__.removesuffix("Backbone")
         raise ValueError(f"no {kind} of keras-hub is called {preset!r}; the nearest: {near}; {local}.")
     try:
-        return cls.from_preset(local_source(preset) if is_handle(preset) else preset, dtype="float32")
+        source = local_source(preset) if is_handle(preset) else preset
+        return cls.from_preset(source, load_weights=load_weights, dtype="float32")
     except Exception as error:
         # Each hub and each file format has exceptions of its own.
         done = "read" if os.path.isdir(preset) else "fetched"

@@ -70,6 +70,8 @@ class CUSA(ImageTextRetriever):
     Image-Text Retrieval, AAAI 2024, in the form of the official code.
     """
 
+    uni_modal = True
+
     def __init__(
         self,
         backbone,

@@ -251,6 +251,11 @@ class ImageTextRetriever(keras_hub.models.Task):
         what = "embedding" if cross_modal else "uni_modal"
         return run_encoder(self, "text", what, x, batch_size, verbose)[what]
 
+    @property
+    def uni_modal(self):
+        """Whether there are vectors of their own for image-image and text-text search, see `embed_images`."""
+        return any(hasattr(plugin, "encode_texts") for plugin in self.plugins)
+
     def uni_modal_images(self, image_features):
         """Unit vectors `(B, D)` for image-image search, from the features of `encode_images`."""
         return self._uni_modal("encode_images")(image_features)

@@ -131,7 +131,7 @@ class SoftLabelAlignment(keras.layers.Layer):
         if key not in inputs:
             raise ValueError(
                 f"soft-label alignment needs {key!r} in training, received {', '.join(map(repr, inputs))}; "
-                "add the teacher's features or set csa_weight and usa_weight to 0."
+                "add the teacher's features (tools/make_teachers.py writes them) or set csa_weight and usa_weight to 0."
             )
         return inputs[key]
 

@@ -1,5 +1,6 @@
 from keras_itr.training.evaluate_preset import evaluate_preset as evaluate_preset
 from keras_itr.training.evaluate_preset import sweep_preset as sweep_preset
+from keras_itr.training.make_teachers import make_teachers as make_teachers
 from keras_itr.training.objective_warmup import HardestNegativeWarmup as HardestNegativeWarmup
 from keras_itr.training.objective_warmup import ObjectiveWarmup as ObjectiveWarmup
 from keras_itr.training.recipe import Recipe as Recipe

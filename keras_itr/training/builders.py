@@ -75,7 +75,7 @@ def _is_path(key, value):
     return True
 
 
-def load_table(recipe, split, registries, data_dir=None, training=False, missing=()):
+def load_table(recipe, split, registries, data_dir=None, training=False, missing=(), remedy=None):
     """One split of a recipe's data.
 
     Args:
@@ -85,12 +85,13 @@ def load_table(recipe, split, registries, data_dir=None, training=False, missing
         data_dir: folder that `data.directory` is relative to.
         training: bool: teachers are read.
         missing: lines about further files that are not there; named together with what this table lacks.
+        remedy: string, what to do about them, if that is known.
 
     Returns:
         A `RetrievalTable`.
 
     Raises:
-        MissingData: names all files that are not there, and `data.origin`.
+        MissingData: names all files that are not there, `remedy` and `data.origin`.
         ValueError: with one line, if the data do not do.
     """
     data = recipe.data
@@ -107,7 +108,7 @@ def load_table(recipe, split, registries, data_dir=None, training=False, missing
     except MissingData as error:
         missing.insert(0, str(error))
     if missing:
-        raise MissingData(" ".join([*missing, data.origin or ""]).strip())
+        raise MissingData(" ".join(filter(None, [*missing, remedy, data.origin])))
     return table
 
 
@@ -200,7 +201,10 @@ def build_pipeline(recipe, model, table):
             (caption_columns, table.caption_columns, "teacher_text"),
         ):
             if key not in source:
-                raise ValueError(f"{table.name}: soft-label alignment needs {key!r}; name its file as data.{key}.")
+                raise ValueError(
+                    f"{table.name}: soft-label alignment needs {key!r}; name its file as data.{key}, "
+                    "and tools/make_teachers.py writes it."
+                )
             columns[key] = source[key]
     used = RetrievalTable(
         image_columns, caption_columns, table.caption_to_image, table.image_ids, table.image_names, name=table.name

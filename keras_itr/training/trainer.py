@@ -26,6 +26,7 @@ from keras_itr.training.recipe_loading import nearest
 from keras_itr.training.registries import default_registries
 from keras_itr.training.resume import ResumeState
 from keras_itr.training.retrieval_validation import MONITORS, RetrievalValidation
+from keras_itr.training.teacher_files import teacher_remedy
 
 
 def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrite=False, verbose=True):
@@ -72,7 +73,8 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     _check_folder(folder, overwrite)
     _check_run(recipe)
     resolved, missing = with_files(recipe, data_dir)
-    tables = _load_tables(recipe, registries, data_dir, smoke, missing)
+    remedy = teacher_remedy(recipe, path, overrides, data_dir)
+    tables = _load_tables(recipe, registries, data_dir, smoke, missing, remedy)
     _check_monitor(recipe, tables["validation"])
     policy = keras.config.dtype_policy()
     try:
@@ -104,13 +106,13 @@ def train(path, overrides=(), data_dir=None, run_dir=None, smoke=False, overwrit
     return metrics
 
 
-def _load_tables(recipe, registries, data_dir, smoke, missing):
+def _load_tables(recipe, registries, data_dir, smoke, missing, remedy):
     """The tables of the recipe's splits by their role, as their files say."""
     if smoke:
         table = smoke_run.smoke_table()
         return {role: table for role in _splits(recipe)}
     return {
-        role: load_table(recipe, split, registries, data_dir, role == "train", missing)
+        role: load_table(recipe, split, registries, data_dir, role == "train", missing, remedy)
         for role, split in _splits(recipe).items()
     }
 

@@ -248,9 +248,7 @@ def test_faulty_sources_are_one_line(photos):
     with pytest.raises(ValueError, match=r"must end with \.npy"):
         extract_features(photos / "photos", photos / "x.npz")
     with pytest.raises(ValueError, match="could not be had"):
-        extract_caption_features(
-            photos / "dataset.json", photos / "x.npy", photos / "empty", split="train", images=photos / "photos"
-        )
+        extract_caption_features(photos / "dataset.json", photos / "x.npy", photos / "empty")
 
 
 def test_annotation_files_are_told_apart(photos):

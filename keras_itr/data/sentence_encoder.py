@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_itr.layers import BertTextTower
+from keras_itr.layers.hub_presets import read_hub_backbone
+from keras_itr.messages import one_line
+from keras_itr.numerics import unit_rows
+from keras_itr.preprocessing import WordPieceTokenizer
+
+# Captions are short: a batch is padded to a multiple of this, and not to the longest caption that is allowed.
+_STEP = 8
+_POOLING = {"cls_token": "first", "max_tokens": "max", "mean_tokens": "mean"}
+
+
+class SentenceEncoder:
+    """Captions to unit vectors by a frozen sentence encoder of the BERT family.
+
+    The encoder is a `BertTextTower` without a linear map; captions go through the package's own `WordPieceTokenizer`.
+
+    Args:
+        source: folder of a Hugging Face sentence encoder (`config.json`, `model.safetensors`, `vocab.txt`; needs the
+            extra `convert`); or a name, a handle such as `"hf://sentence-transformers/all-MiniLM-L6-v2"` or a
+            directory of `keras_hub.models.BertTextEmbedder` or `BertBackbone`, with its tokenizer.
+        sequence_length: int, word pieces read of a caption, default 64.
+        pooling: `"mean"`, `"max"` or `"first"`; None (default) is what the folder's `1_Pooling/config.json` says, and
+            the mean of all tokens where there is none.
+
+    Inputs:
+        texts: list of B strings.
+
+    Returns:
+        float32 NumPy array `(B, D)`, rows of unit length.
+
+    Raises:
+        ValueError: if the encoder cannot be had, or is no BERT.
+
+    Example:
+
+    ```python
+    from keras_itr.data import SentenceEncoder
+
+    encode = SentenceEncoder("all_minilm_l6_v2_en")
+    encode(["a dog", "two dogs"]).shape  # (2, 384)
+    ```
+
+    Reference: Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
+    """
+
+    def __init__(self, source, sequence_length=64, pooling=None):
+        source = str(source)
+        try:
+            self.tokenizer = _read_tokenizer(source, sequence_length)
+            tower = _read_tower(source, sequence_length, pooling or _pooling(Path(source)))
+        except Exception as error:  # whatever the hub's loaders raise, offline or for another kind of model
+            raise ValueError(f"the sentence encoder {source!r} could not be had: {one_line(error)}") from error
+        self.model = _compiled(tower)
+
+    def __call__(self, texts):
+        import keras
+
+        token_ids = np.asarray(keras.ops.convert_to_numpy(self.tokenizer(list(texts))))
+        longest = int((token_ids != 0).sum(axis=1).max())
+        token_ids = token_ids[:, : -(-longest // _STEP) * _STEP]
+        batch = {"token_ids": token_ids, "padding_mask": token_ids != 0}
+        return np.asarray(self.model.predict_on_batch(batch), "float32")
+
+
+def _read_tokenizer(source, sequence_length):
+    import keras_hub
+
+    hub = keras_hub.models.BertTokenizer.from_preset(source)
+    return WordPieceTokenizer(hub.get_vocabulary(), sequence_length, lowercase=hub.lowercase)
+
+
+def _read_tower(source, sequence_length, pooling):
+    import keras_hub
+
+    sizes = read_hub_backbone(keras_hub.models.BertBackbone, source, load_weights=False)
+    return BertTextTower(
+        sizes.vocabulary_size,
+        min(sequence_length, sizes.max_sequence_length),
+        embedding_dim=None,
+        hidden_dim=sizes.hidden_dim,
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
+        intermediate_dim=sizes.intermediate_dim,
+        pooling=pooling,
+        weights=source,
+        dtype="float32",
+    )
+
+
+def _pooling(folder):
+    """The pooling that a sentence-transformers folder asks for."""
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    asked = [name for name, value in json.loads(file.read_text(encoding="utf-8")).items() if value is True]
+    modes = {name.removeprefix("pooling_mode_") for name in asked if name.startswith("pooling_mode_")}
+    if len(modes) != 1 or not modes <= set(_POOLING):
+        raise ValueError(f"{file}: one of {', '.join(_POOLING)} can be had, and it asks for {', '.join(modes)}.")
+    return _POOLING[modes.pop()]
+
+
+def _compiled(tower):
+    import keras
+
+    inputs = {
+        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
+    }
+    return keras.Model(inputs, unit_rows(tower(inputs)["pooled"]))
