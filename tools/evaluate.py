@@ -7,6 +7,8 @@ from command_line import run
 EXAMPLES = """examples:
   python tools/evaluate.py cusa_shapes --recipe recipes/cusa_shapes.yaml --split unseen
   python tools/evaluate.py runs/cusa_flickr8k/best --recipe recipes/cusa_flickr8k.yaml --data_dir data --json out.json
+  python tools/evaluate.py runs/cusa_flickr8k/best --recipe recipes/cusa_flickr8k.yaml --data_dir data \\
+      --protocol universal
   python tools/evaluate.py runs/tgdt_flickr8k/best --recipe recipes/tgdt_flickr8k.yaml --data_dir data \\
       --sweep_k 10,20/40,50/100 --plot sweep.png
 """
@@ -57,7 +59,7 @@ def parser():
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for train.py"
     )
     flags.add_argument("--data_dir", help="folder that the recipe's data.directory is relative to")
-    flags.add_argument("--protocol", default="full", help="full, f30k, coco_1k or coco_5k (default: full)")
+    flags.add_argument("--protocol", default="full", help="full, f30k, coco_1k, coco_5k or universal (default: full)")
     flags.add_argument("--by_length", action="store_true", help="also the recalls of short, middle and long captions")
     flags.add_argument(
         "--sweep_k",

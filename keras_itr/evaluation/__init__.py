@@ -11,3 +11,4 @@ from keras_itr.evaluation.sweep import sweep_k as sweep_k
 from keras_itr.evaluation.sweep import sweep_report as sweep_report
 from keras_itr.evaluation.two_stage import ranking_recall as ranking_recall
 from keras_itr.evaluation.two_stage import two_stage_recall as two_stage_recall
+from keras_itr.evaluation.uni_modal import uni_modal_recall as uni_modal_recall

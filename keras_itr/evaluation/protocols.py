@@ -6,6 +6,7 @@ import numpy as np
 from keras_itr import search as searches
 from keras_itr.evaluation.blocks import embedding_ranks
 from keras_itr.evaluation.two_stage import ranking_recall
+from keras_itr.evaluation.uni_modal import uni_modal_recall
 from keras_itr.metrics.chance import chance_hit_rate
 from keras_itr.metrics.ranking import percent_within
 from keras_itr.metrics.recall import recall_from_ranks, two_way_ranks
@@ -25,6 +26,7 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
     | `"full"` | all images against all captions |
     | `"f30k"`, `"coco_5k"` | the same, under the names of the published tables |
     | `"coco_1k"` | five contiguous folds, each a fifth of the images; the mean of every value over the folds |
+    | `"universal"` | as `"full"`, and all captions against each other: those of one image are right answers |
 
     Args:
         model: an `ImageTextRetriever`.
@@ -52,12 +54,16 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
         `checked_i2t_r1 ... checked_t2i_r10`, `checked_rsum` and the checked
         median ranks, for which every true caption or scene is a hit, and the
         levels of a random ranking, `chance_i2t_r1 ... chance_t2i_r10` and
-        `chance_checked_i2t_r1 ... chance_checked_t2i_r10`.
+        `chance_checked_i2t_r1 ... chance_checked_t2i_r10`. `"universal"` adds
+        `t2t_r1`, `t2t_r5`, `t2t_r10`, `t2t_map_at_r` and `t2t_median_rank` of
+        `uni_modal_recall`, by the vectors for search among texts where the method
+        has such (`model.uni_modal`), and by its embeddings where it has none.
 
     Raises:
         ValueError: if the protocol is unknown, if the images of `"coco_1k"`
             cannot be divided by five, if the model returns another number of
-            rows than the table has, or if the relevance denies an own caption.
+            rows than the table has, or if the relevance denies an own caption; for
+        `"universal"` if no image has two captions.
 
     Example:
 
@@ -69,7 +75,9 @@ def evaluate(model, data, protocol="full", batch_size=64, block_size=1024, verbo
     ```
 
     Reference: Karpathy & Fei-Fei 2015 for the splits, Faghri et al., VSE++, for
-    the five folds. Checked values and chance levels are our choice.
+    the five folds; Huang et al., CUSA, AAAI 2024, for the name `"universal"`,
+    whose searches among texts and images need further data there. Checked values
+    and chance levels are our choice.
     """
     check_protocol(protocol)
     rerank = rerank and getattr(model, "second_stage", False)
@@ -106,12 +114,22 @@ def _recall(model, data, batch_size, block_size, verbose, rerank, by_length, fol
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
 
+def _universal(model, data, batch_size, block_size, verbose, rerank, by_length):
+    """The recalls across modalities, and of captions that search for the other captions of their image."""
+    metrics = _recall(model, data, batch_size, block_size, verbose, rerank, by_length, folds=1)
+    cross_modal = not getattr(model, "uni_modal", False)
+    texts = model.embed_texts(model_inputs(data)[1], cross_modal=cross_modal, batch_size=batch_size, verbose=verbose)
+    found = uni_modal_recall(texts, data.caption_to_image, CUTOFFS, block_size)
+    return {**metrics, **{f"t2t_{name}": value for name, value in found.items()}}
+
+
 # Every protocol is a function of (model, data, batch_size, block_size, verbose, rerank, by_length).
 PROTOCOLS = {
     "full": functools.partial(_recall, folds=1),
     "f30k": functools.partial(_recall, folds=1),
     "coco_5k": functools.partial(_recall, folds=1),
     "coco_1k": functools.partial(_recall, folds=5),
+    "universal": _universal,
 }
 
 

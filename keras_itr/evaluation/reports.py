@@ -4,8 +4,9 @@ import re
 
 from keras_itr.files import written_whole
 
-_DIRECTION = re.compile(r"(?P<kind>.*?)(?P<direction>i2t|t2i)_(?P<column>r\d+|median_rank)")
-_NAMES = {"i2t": "image to text", "t2i": "text to image"}
+_DIRECTION = re.compile(r"(?P<kind>.*?)(?P<direction>i2t|t2i|t2t)_(?P<column>r\d+|median_rank|map_at_r)")
+_NAMES = {"i2t": "image to text", "t2i": "text to image", "t2t": "text to text"}
+_COLUMNS = {"median_rank": "median rank", "map_at_r": "mAP@R"}
 
 
 def report(metrics):
@@ -78,7 +79,7 @@ def _finite(name, value):
 
 
 def _heading(column):
-    return f"R@{column[1:]}" if column.startswith("r") else column.replace("_", " ")
+    return _COLUMNS.get(column, f"R@{column[1:]}")
 
 
 def _fixed_width(table):
