@@ -9,8 +9,17 @@ def convert_image(
     """Resizes pixels and normalises them: `resized * scale + offset`.
 
     Integer pixels are rounded and kept in 0..255 after the resize, as image libraries do, so that pixels stored as
-    uint8 at the target size give the same result. The resize is TensorFlow's, with half-pixel centres; its bicubic
-    filter is close to that of PIL, not equal to it.
+    uint8 at the target size give the same result. The resize is TensorFlow's, with half-pixel centres and antialias. It
+    is close to Pillow's, not equal to it: of 200 photos of COCO at 224 x 224 and 336 x 336, the same window in both,
+
+    | interpolation | values that are equal | mean difference, of 255 | off by more than 1 | largest |
+    |---|---|---|---|---|
+    | `"bilinear"` | 81 to 84 % | 0.16 to 0.19 | none | 1 |
+    | `"bicubic"` | 82 to 83 % | 0.17 to 0.18 | 0.03 % | 13 |
+    | `"lanczos3"` | 81 to 82 % | 0.18 to 0.19 | 0.07 % | 21 |
+
+    A pipeline that resizes first and crops then (OpenAI's CLIP) rounds the window in other places: its pixels are
+    shifted by a fraction of one against ours, which is a mean difference of 3 levels.
 
     Args:
         image: (H, W, 3) or (B, H, W, 3) tensor or array, uint8 or float, in 0..255.

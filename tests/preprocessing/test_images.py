@@ -66,3 +66,16 @@ def test_stored_uint8_pixels_give_the_same_as_raw_ones():
 def test_float_pixels_are_not_rounded():
     pixels = np.linspace(0, 1, 48, dtype="float32").reshape(4, 4, 3)
     np.testing.assert_allclose(convert_image(pixels, (4, 4), scale=1.0), pixels, atol=1e-6)
+
+
+@pytest.mark.parametrize(("interpolation", "largest", "share"), [("bilinear", 1, 0.0), ("bicubic", 13, 1e-3)])
+def test_the_resize_is_close_to_that_of_pillow(interpolation, largest, share):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    generator = np.random.default_rng(0)
+    # Smooth with edges and some noise, as photos are.
+    smooth = np.add.outer(np.arange(240.0), np.arange(320.0)) / 3 + 60 * (np.indices((240, 320)).sum(0) // 40 % 2)
+    pixels = np.clip(smooth[..., None] + generator.normal(scale=3, size=(240, 320, 3)), 0, 255).astype("uint8")
+    window = image.fromarray(pixels).crop((40, 0, 280, 240))
+    expected = np.asarray(window.resize((112, 112), getattr(image.Resampling, interpolation.upper())), "float32")
+    difference = np.abs(convert_image(pixels, (112, 112), interpolation, scale=1.0) - expected)
+    assert difference.max() <= largest and (difference > 1).mean() <= share and difference.mean() < 0.25
