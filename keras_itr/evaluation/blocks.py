@@ -57,6 +57,15 @@ def embedding_ranks(image_embeddings, text_embeddings, positives, block_size=102
 
     Returns:
         pair of int64 arrays `(I,)` and `(T,)`, as `metrics.ranks`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.evaluation import embedding_ranks
+
+    embedding_ranks(np.eye(2), np.eye(2), np.array([0, 1]))  # (array([0, 0]), array([0, 0]))
+    ```
     """
     tiles = _Tiles(image_embeddings, text_embeddings, positives, check_cutoff(block_size, "block_size"))
     image_best, caption_best = tiles.best_positives()

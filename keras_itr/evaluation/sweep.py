@@ -70,6 +70,8 @@ def sweep_report(rows):
 
     `times` is how many times faster than exhaustive scoring, `fewer` how many times fewer multiply-adds by the
     method's formula; the shortlists' recall is the ceiling of every recall in its line.
+
+    Example: see `sweep_k`.
     """
     full = rows[-1] if rows[-1]["k"] == "exhaustive" else None
     head = ["K", "seconds", "times", "pairs", "fewer", "rsum", "i2t R@1", "t2i R@1", "i2t ceiling", "t2i ceiling"]
@@ -95,6 +97,14 @@ def plot_sweep(rows, path, title="Two-stage search"):
 
     Raises:
         ImportError: if matplotlib is not installed, with the command that installs it.
+
+    Example:
+
+    ```python
+    from keras_itr.evaluation import plot_sweep, sweep_k
+
+    plot_sweep(sweep_k(model, table, [(10, 10), (20, 40)]), "sweep.png")
+    ```
     """
     figure_class = _matplotlib_figure()
     figure = figure_class(figsize=(7, 4.5), layout="constrained")

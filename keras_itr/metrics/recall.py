@@ -54,6 +54,15 @@ def two_way_ranks(similarity, positives):
 
     Returns:
         pair of int64 arrays `(I,)` and `(T,)`, as `ranks`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_itr.metrics import two_way_ranks
+
+    two_way_ranks(np.array([[0.9, 0.2], [0.3, 0.1]]), np.array([0, 1]))  # (array([0, 1]), array([0, 1]))
+    ```
     """
     similarity, positives = to_floats(similarity), to_numpy(positives)
     if positives.ndim == 1:
@@ -68,6 +77,14 @@ def recall_from_ranks(image_ranks, caption_ranks, ks=(1, 5, 10), prefix=""):
     """The flat dict of `recall_at_k` from the ranks `(I,)` of the images and `(T,)` of the captions.
 
     `prefix` is put before every name, as in `"checked_i2t_r1"`.
+
+    Example:
+
+    ```python
+    from keras_itr.metrics import recall_from_ranks
+
+    recall_from_ranks([0, 3], [0, 0, 1], ks=(1,))["t2i_r1"]  # 66.7
+    ```
     """
     ks = [check_cutoff(k, "every cutoff in ks") for k in ks]
     if not ks:
