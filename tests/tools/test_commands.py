@@ -15,7 +15,18 @@ def command(*arguments, cwd=ROOT):
     )
 
 
-@pytest.mark.parametrize("tool", ["convert.py", "evaluate.py", "extract_features.py", "list_presets.py", "make_presets.py", "make_teachers.py", "train.py"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "convert.py",
+        "evaluate.py",
+        "extract_features.py",
+        "list_presets.py",
+        "make_presets.py",
+        "make_teachers.py",
+        "train.py",
+    ],
+)
 def test_help_has_an_example(tool):
     result = command(ROOT / "tools" / tool, "--help")
     assert result.returncode == 0 and f"python tools/{tool} " in result.stdout
