@@ -5,7 +5,8 @@ from keras_itr.data import extract_caption_features, extract_features
 from keras_itr.data.caption_extraction import captions_of, write_caption_rows
 from keras_itr.data.extraction import content_digest, write_rows
 from keras_itr.data.feature_extraction import photos_of
-from keras_itr.models.from_preset import from_preset, list_presets
+from keras_itr.models.from_preset import from_preset
+from keras_itr.models.preset_index import read_index
 from keras_itr.training.builders import load_table
 from keras_itr.training.recipe import load_recipe
 from keras_itr.training.recipe_loading import RecipeError
@@ -150,4 +151,4 @@ def _is_retriever(source):
     task = Path(source) / "task.json"
     if task.is_file():
         return json.loads(task.read_text(encoding="utf-8")).get("registered_name", "").startswith("keras_itr>")
-    return source in list_presets()
+    return source in read_index()
