@@ -7,14 +7,12 @@ from keras_itr.conversion.clip import OPENAI, clip_backbone, clip_preprocessor, 
 from keras_itr.conversion.plan import Plan
 from keras_itr.models import CUSA
 
-_CLIP = "clip_model."
 # Names of the official class beside those of CLIP, which stand behind `clip_model.`:
 #   ln_{cross,uni}_{image,text}_projection, {cross,uni}_{image,text}_projection: the heads
 #   tau, cross_tau, uni_tau_image, uni_tau_text: learned temperatures of ITC, CSA and USA
 #   cross_the_softlabel_tau, uni_the_softlabel_tau: the fixed temperature of the teachers
-# The first name of each term, by the argument of its weight:
-
-
+_CLIP = "clip_model."
+# The first name of each term, by the argument of its weight.
 _TERMS = {"contrastive_weight": "tau", "csa_weight": "cross_tau", "usa_weight": "uni_image_projection.weight"}
 
 
