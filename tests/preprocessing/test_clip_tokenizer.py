@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tokenizers
-from tokenizers import normalizers, pre_tokenizers
+from tokenizer_support import clip_reference
 
 from keras_itr.models import DualEncoderBackbone
 from keras_itr.preprocessing import CLIPTokenizer, RetrievalPreprocessor, clean_caption
-from keras_itr.preprocessing.byte_pairs import openai_merges, parse_merges
+from keras_itr.preprocessing.byte_pairs import openai_merges
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "cusa"
 MERGES = ["d o", "do g</w>", "c a", "ca t</w>", "a a", "aa a</w>", "! !", "1 2", "12 3"]
@@ -41,39 +40,6 @@ TEXTS = [
 ]
 
 
-def reference_tokenizer(merges, length=77):
-    """CLIP's tokenizer of the `tokenizers` library, as transformers and keras-hub set it up."""
-    symbols, _ = parse_merges(merges)
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    reference = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs, end_of_word_suffix="</w>"))
-    replacements = [
-        # The two steps of OpenAI's code that the library does not have.
-        (r"[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]", ""),
-        ("[\u02bc\u2018-\u201b]", "'"),
-        ("[\u201c-\u201f]", '"'),
-        (r"\s+", " "),
-    ]
-    reference.normalizer = normalizers.Sequence(
-        [normalizers.NFC()]
-        + [normalizers.Replace(tokenizers.Regex(pattern), content) for pattern, content in replacements]
-        + [normalizers.Lowercase()]
-    )
-    words = tokenizers.Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    reference.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-
-    def tokenize(texts):
-        rows = np.zeros((len(texts), length), "int32")
-        for row, encoding in zip(rows, reference.encode_batch(texts), strict=True):
-            packed = [len(ids), *encoding.ids[: length - 2], len(ids) + 1]
-            row[: len(packed)] = packed
-        return rows
-
-    return tokenize
-
-
 @pytest.fixture(scope="module")
 def clip():
     return CLIPTokenizer()
@@ -81,7 +47,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def reference():
-    return reference_tokenizer(openai_merges())
+    return clip_reference(openai_merges())
 
 
 def numpy(x):
@@ -150,7 +116,7 @@ def test_random_merges_equal_the_reference():
             symbols.append(left + right)
     texts = ["".join(random.choice(list("aabbc "), size=60)) for _ in range(300)]
     ours = numpy(CLIPTokenizer(merges, sequence_length=70)(texts))
-    np.testing.assert_array_equal(ours, reference_tokenizer(merges, 70)(texts))
+    np.testing.assert_array_equal(ours, clip_reference(merges, 70)(texts))
 
 
 def test_a_graph_gives_the_same_ids(clip):

@@ -3,7 +3,7 @@ import unicodedata
 import numpy as np
 import pytest
 import tensorflow as tf
-from tokenizers import BertWordPieceTokenizer
+from tokenizer_support import wordpiece_reference
 
 from keras_itr.preprocessing import WordPieceTokenizer
 
@@ -48,13 +48,6 @@ TEXTS = [
 ]
 
 
-def reference_tokenizer(vocabulary, length=LENGTH, **kwargs):
-    reference = BertWordPieceTokenizer({piece: index for index, piece in enumerate(vocabulary)}, **kwargs)
-    reference.enable_truncation(length)
-    reference.enable_padding(length=length)
-    return lambda texts: np.array([encoding.ids for encoding in reference.encode_batch(texts)])
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"lowercase": False}, {"strip_accents": False}, {"lowercase": False, "strip_accents": True}]
 )
@@ -62,7 +55,7 @@ def test_equals_the_reference(options):
     tokenizer = WordPieceTokenizer(PIECES, sequence_length=LENGTH, **options)
     ids = np.asarray(tokenizer(TEXTS))
     assert ids.dtype == "int32"
-    np.testing.assert_array_equal(ids, reference_tokenizer(PIECES, **options)(TEXTS))
+    np.testing.assert_array_equal(ids, wordpiece_reference(PIECES, LENGTH, **options)(TEXTS))
 
 
 def test_equals_the_reference_on_every_character_of_many_blocks():
@@ -77,7 +70,7 @@ def test_equals_the_reference_on_every_character_of_many_blocks():
     pieces = [piece for piece in pieces if "\n" not in piece]
     texts = [f"a{character}a" for character in characters]
     ours = np.asarray(WordPieceTokenizer(pieces, sequence_length=6)(texts))
-    theirs = reference_tokenizer(pieces, length=6)(texts)
+    theirs = wordpiece_reference(pieces, length=6)(texts)
     wrong = [hex(ord(characters[row])) for row in np.flatnonzero((ours != theirs).any(axis=1))]
     assert not wrong
 
@@ -99,7 +92,7 @@ def test_known_differences(text, ours, theirs):
     expected = [pieces.index(piece) for piece in ["[CLS]", *ours, "[SEP]"]]
     assert ids == expected + [0] * (8 - len(expected))
     expected = [pieces.index(piece) for piece in ["[CLS]", *theirs, "[SEP]"]]
-    assert reference_tokenizer(pieces, length=8)([text])[0].tolist() == expected + [0] * (8 - len(expected))
+    assert wordpiece_reference(pieces, length=8)([text])[0].tolist() == expected + [0] * (8 - len(expected))
 
 
 def test_random_text_equals_the_reference():
@@ -108,7 +101,7 @@ def test_random_text_equals_the_reference():
     words = ["".join(random.choice(list("abc.é d"), size=random.integers(1, 12))) for _ in range(600)]
     texts = [" ".join(words[row : row + 6]) for row in range(0, 600, 6)]
     ours = np.asarray(WordPieceTokenizer(pieces, sequence_length=40)(texts))
-    np.testing.assert_array_equal(ours, reference_tokenizer(pieces, length=40)(texts))
+    np.testing.assert_array_equal(ours, wordpiece_reference(pieces, length=40)(texts))
 
 
 def test_a_graph_gives_the_same_ids():
@@ -138,7 +131,7 @@ def test_from_captions_is_repeatable_and_covers_its_captions(captions):
     assert vocabulary[:4] == PIECES[:4] and len(vocabulary) <= 200
     ids = np.asarray(tokenizer(captions))
     assert (ids != tokenizer.token_to_id("[UNK]")).all()
-    np.testing.assert_array_equal(ids, reference_tokenizer(vocabulary, length=80)(captions))
+    np.testing.assert_array_equal(ids, wordpiece_reference(vocabulary, length=80)(captions))
 
 
 def test_from_captions_passes_its_options():
