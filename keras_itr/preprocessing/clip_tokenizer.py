@@ -44,6 +44,9 @@ class CLIPTokenizer(VocabularyTokenizer):
     - some letters added to Unicode in recent years are no letters yet, or keep their case, in TensorFlow's tables;
     - captions cannot spell special tokens: `<|endoftext|>` in a caption is plain text.
 
+    With OpenAI's merges all ids are equal to the library's on the 35,000 captions of Flickr8k's training and dev splits
+    and on 2,000 made of them with digits, capitals, accents and contractions.
+
     Inputs: captions as `str`, list, array or string tensor of shape (...). Output: int32 ids (..., L):
     `<|startoftext|>`, tokens, `<|endoftext|>`, padded with 0 on the right. As 0 is also the id of the token `!`, the
     mask is `padding_mask(ids)` and not `ids != 0`. Over-long captions are cut and keep their end token; an empty

@@ -26,6 +26,9 @@ class WordPieceTokenizer(VocabularyTokenizer):
       Chinese characters as in BERT's own code, U+1734 is no accent and U+166D no punctuation mark;
     - captions cannot spell special tokens: `[SEP]` in a caption is three words.
 
+    With BERT's uncased vocabulary all ids are equal to the library's on the 35,000 captions of Flickr8k's training and
+    dev splits and on 2,000 made of them with digits, capitals, accents and contractions.
+
     Inputs: captions as `str`, list, array or string tensor of shape (...). Output: int32 ids (..., L): `[CLS]`, pieces,
     `[SEP]`, padded with 0 on the right; the padding mask is `ids != 0`. Over-long captions are cut and keep their
     `[SEP]`; an empty caption is `[CLS] [SEP]`. Under JAX and PyTorch an eager call returns a tensor of that backend.

@@ -21,6 +21,7 @@ METHODS = {
     "cusa_csa": lambda **kwargs: CUSA(region_backbone(), contrastive_weight=0, usa_weight=0, **kwargs),
     "cusa_usa": lambda **kwargs: CUSA(region_backbone(), contrastive_weight=0, csa_weight=0, **kwargs),
     "vse_infinity": lambda **kwargs: VSEInfinity(region_backbone(), **kwargs),
+    "vse_infinity_plugin": lambda **kwargs: VSEInfinity(region_backbone(), plugins=(SoftLabelAlignment(),), **kwargs),
     "vse_infinity_projected": lambda **kwargs: VSEInfinity(region_backbone(), embedding_dim=6, **kwargs),
     "aai": lambda **kwargs: make_aai(region_backbone(), **kwargs),
     "aai_plugin": lambda **kwargs: make_aai(region_backbone(), plugins=(SoftLabelAlignment(),), **kwargs),
@@ -85,7 +86,7 @@ def test_teachers_do_not_touch_the_embeddings():
 
 def test_cross_and_uni_modal_vectors_differ_and_need_a_head():
     data = region_data(4)
-    for name in ("cusa", "clip_plugin", "aai_plugin", "coder_plugin"):
+    for name in ("cusa", "clip_plugin", "vse_infinity_plugin", "aai_plugin", "coder_plugin"):
         model = METHODS[name]()
         uni = model.embed_texts(texts(data), cross_modal=False)
         np.testing.assert_allclose(np.linalg.norm(uni, axis=1), 1, atol=1e-6)
