@@ -60,7 +60,7 @@ def parser():
     )
     flags.add_argument("--data_dir", help="folder that the recipe's data.directory is relative to")
     flags.add_argument(
-        "--cleaning", help="of captions: none, cusa, words (default: as the recipe's tokenizer, or none)"
+        "--cleaning", help="of captions: none, cusa, ascl, words (default: as the recipe's tokenizer, or none)"
     )
     flags.add_argument("--image_weights", default="imagenet", help="of a network: file, preset or imagenet (default)")
     flags.add_argument("--image_size", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"))

@@ -1,6 +1,6 @@
 import math
 
-from keras_itr.preprocessing.cleaning import WHITE_SPACE, replace_all
+from keras_itr.preprocessing.cleaning import clean_ascl, first_words
 from keras_itr.preprocessing.tensors import to_strings
 
 MODES = ("join", "truncate")
@@ -110,17 +110,7 @@ class AsymmetryPositives:
 
     def clean(self, texts):
         """Cleaned captions, string of the same shape: lower case, no punctuation, single blanks, `max_words` words."""
-        import tensorflow as tf
-
-        # Not `clean_caption(texts, "cusa")`, which is close: that makes a blank of each of these marks, so that
-        # "man's" is two words and not one, keeps 64 words, and keeps a single tab.
-        cleaned = replace_all(
-            tf.strings.lower(to_strings(texts), encoding="utf-8"),
-            (r"[,.'!?\"()*#:;~]", ""),
-            (r"<person>", "person"),
-            (f"[-/{WHITE_SPACE}]+", " "),
-        )
-        return _first_words(cleaned, self.max_words)
+        return clean_ascl(to_strings(texts), self.max_words)
 
     def join(self, first, second):
         """Two cleaned captions with a blank between them, without one that is empty."""
@@ -136,23 +126,11 @@ class AsymmetryPositives:
         # In double precision, as Python's own `floor(keep_ratio * n)`.
         texts = to_strings(texts)
         counts = tf.cast(tf.strings.split(tf.reshape(texts, [-1])).row_lengths(), tf.float64)
-        return _first_words(texts, tf.maximum(tf.cast(tf.floor(self.keep_ratio * counts), tf.int32), self.min_words))
+        return first_words(texts, tf.maximum(tf.cast(tf.floor(self.keep_ratio * counts), tf.int32), self.min_words))
 
     def _truncated_share(self):
         """The bound below which the third draw means truncation."""
         return dict(zip(self.modes, self.probabilities, strict=True)).get("truncate", 0.0)
-
-
-def _first_words(texts, counts):
-    """The first words of every text with one blank between them; `counts` is one number, or one for each text."""
-    import tensorflow as tf
-
-    words = tf.strings.split(tf.reshape(texts, [-1])).to_tensor("")
-    length = tf.shape(words)[1]
-    kept = tf.where(tf.sequence_mask(tf.broadcast_to(counts, tf.shape(words)[:1]), length), words, "")
-    # What was left out, and what fills a row, is blanks at the end.
-    joined = tf.strings.strip(tf.strings.reduce_join(kept, axis=1, separator=" "))
-    return tf.ensure_shape(tf.reshape(joined, tf.shape(texts)), texts.shape)
 
 
 def _checked_modes(modes):

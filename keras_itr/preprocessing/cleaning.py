@@ -5,6 +5,7 @@ from keras_itr.preprocessing.tensors import to_strings
 # White space of any script. RE2's own \s is ASCII only.
 WHITE_SPACE = r"\s\v\x1c-\x1f\x{85}\p{Z}"
 _CUSA_MAX_WORDS = 64
+_ASCL_MAX_WORDS = 60
 
 
 def clean_caption(texts, style):
@@ -13,6 +14,9 @@ def clean_caption(texts, style):
     - `"cusa"`, as the official code of CUSA (Huang et al., AAAI 2024): lower case; `. , ' ! ? " ( ) * # : ; ~ - /`
       become spaces; `<person>` becomes `person`; runs of white space become one space; the ends are stripped; the first
       64 words stay. A single tab inside a caption survives and ends no word.
+    - `"ascl"`, as the operators of AsCL's first author (see `keras_itr.data.AsymmetryPositives`): lower case;
+      `, . ' ! ? " ( ) * # : ; ~` vanish, so that `man's` becomes `mans`; `- /` and white space become one space;
+      `<person>` becomes `person`; the first 60 words stay.
     - `"words"`, our choice: lower case; letters, marks and digits of any script stay, and all else becomes a space; an
       apostrophe stays inside a word, and the English endings are words of their own, as in Penn Treebank tokenizing:
       `it's` -> `it 's`, `don't` -> `do n't`; one space between words.
@@ -20,7 +24,8 @@ def clean_caption(texts, style):
 
     Args:
         texts: `str`, `bytes`, list or array of them, or string `tf.Tensor` of any shape.
-        style: One of `"cusa"`, `"words"`, `"none"`.
+        style: One of `"cusa"`, `"ascl"`, `"words"`, `"none"`; each is a function of this module, `clean_cusa`,
+            `clean_ascl`, `clean_words`, of a string tensor.
 
     Returns:
         `str` for one `str` or `bytes`, a (nested) list of `str` for a list or NumPy array, and a string
@@ -69,7 +74,8 @@ def replace_all(texts, *rules):
     return texts
 
 
-def _clean_cusa(texts):
+def clean_cusa(texts):
+    """Style `"cusa"` of `clean_caption`: string tensor to string tensor of the same shape."""
     import tensorflow as tf
 
     return replace_all(
@@ -83,7 +89,34 @@ def _clean_cusa(texts):
     )
 
 
-def _clean_words(texts):
+def clean_ascl(texts, max_words=_ASCL_MAX_WORDS):
+    """Style `"ascl"` of `clean_caption`: string tensor to string tensor of the same shape."""
+    import tensorflow as tf
+
+    # Close to `clean_cusa`, which makes a blank of each of these marks, keeps 64 words, and keeps a single tab.
+    cleaned = replace_all(
+        tf.strings.lower(texts, encoding="utf-8"),
+        (r"[,.'!?\"()*#:;~]", ""),
+        (r"<person>", "person"),
+        (f"[-/{WHITE_SPACE}]+", " "),
+    )
+    return first_words(cleaned, max_words)
+
+
+def first_words(texts, counts):
+    """The first words of every text with one blank between them; `counts` is one number, or one for each text."""
+    import tensorflow as tf
+
+    words = tf.strings.split(tf.reshape(texts, [-1])).to_tensor("")
+    length = tf.shape(words)[1]
+    kept = tf.where(tf.sequence_mask(tf.broadcast_to(counts, tf.shape(words)[:1]), length), words, "")
+    # What was left out, and what fills a row, is blanks at the end.
+    joined = tf.strings.strip(tf.strings.reduce_join(kept, axis=1, separator=" "))
+    return tf.ensure_shape(tf.reshape(joined, tf.shape(texts)), texts.shape)
+
+
+def clean_words(texts):
+    """Style `"words"` of `clean_caption`: string tensor to string tensor of the same shape."""
     import tensorflow as tf
 
     return replace_all(
@@ -101,4 +134,4 @@ def _clean_words(texts):
     )
 
 
-_STYLES = {"cusa": _clean_cusa, "words": _clean_words, "none": lambda texts: texts}
+_STYLES = {"cusa": clean_cusa, "ascl": clean_ascl, "words": clean_words, "none": lambda texts: texts}

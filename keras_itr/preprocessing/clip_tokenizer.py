@@ -58,7 +58,8 @@ class CLIPTokenizer(VocabularyTokenizer):
             or come from earlier merges; or `None`, to be loaded from `merges.txt`. Ids are 256 bytes, 256 bytes at
             the end of a word, one per merge, start, end.
         sequence_length: Length L of the ids, start and end included; default 77.
-        cleaning: Style of `clean_caption` that comes first: `"none"` (default, as OpenAI), `"cusa"` or `"words"`.
+        cleaning: Style of `clean_caption` that comes first: `"none"` (default, as OpenAI), `"cusa"`, `"ascl"` or
+            `"words"`.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Raises:

@@ -24,7 +24,7 @@ class WordTokenizer(VocabularyTokenizer):
         vocabulary: List of distinct words, the position being the id, with the four special tokens among them and
             `[PAD]` first; or `None`, to be loaded from `vocabulary.txt`. See `from_captions`.
         sequence_length: Length L of the ids, start and end included; default 32.
-        cleaning: Style of `clean_caption`: `"words"` (default), `"cusa"` or `"none"`.
+        cleaning: Style of `clean_caption`: `"words"` (default), `"cusa"`, `"ascl"` or `"none"`.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Raises:

@@ -59,7 +59,22 @@ def test_the_type_of_the_result_follows_the_input():
     assert tensor.shape == (1, 2) and tensor.numpy().tolist() == [[b"a", b"b"]]
 
 
-@pytest.mark.parametrize("style", ["cusa", "words", "none"])
+@pytest.mark.parametrize(
+    ("caption", "cleaned"),
+    [
+        ("A man's T-shirt, red/blue: 3.5 (new)!", "a mans t shirt red blue 35 new"),
+        ("a <person> and\ta #1  dog", "a person and a 1 dog"),
+        ("a" + " b" * 70, "a" + " b" * 59),
+        (" ÉCOLE... ", "école"),
+        ("", ""),
+    ],
+)
+def test_ascl(caption, cleaned):
+    assert clean_caption(caption, "ascl") == cleaned
+    assert clean_caption([caption, caption], "ascl") == [cleaned, cleaned]
+
+
+@pytest.mark.parametrize("style", ["cusa", "ascl", "words", "none"])
 def test_the_graph_equals_the_eager_result(captions, style):
     dataset = tf.data.Dataset.from_tensor_slices(captions).batch(3).map(lambda texts: clean_caption(texts, style))
     in_graph = [text.decode() for batch in dataset for text in batch.numpy()]
