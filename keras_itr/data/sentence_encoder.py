@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import keras
+import keras_hub
 import numpy as np
 
 from keras_itr.layers import BertTextTower
@@ -23,7 +25,7 @@ class SentenceEncoder:
         source: folder of a Hugging Face sentence encoder (`config.json`, `model.safetensors`, `vocab.txt`; needs the
             extra `convert`); or a name, a handle such as `"hf://sentence-transformers/all-MiniLM-L6-v2"` or a
             directory of `keras_hub.models.BertTextEmbedder` or `BertBackbone`, with its tokenizer.
-        sequence_length: int, word pieces read of a caption, default 64.
+        sequence_length: int, word pieces read of a caption, default 64; at most what the encoder has positions for.
         pooling: `"mean"`, `"max"` or `"first"`; None (default) is what the folder's `1_Pooling/config.json` says, and
             the mean of all tokens where there is none.
 
@@ -51,15 +53,13 @@ class SentenceEncoder:
     def __init__(self, source, sequence_length=64, pooling=None):
         source = str(source)
         try:
-            self.tokenizer = _read_tokenizer(source, sequence_length)
             tower = _read_tower(source, sequence_length, pooling or _pooling(Path(source)))
+            self.tokenizer = _read_tokenizer(source, tower.sequence_length)
         except Exception as error:  # whatever the hub's loaders raise, offline or for another kind of model
             raise ValueError(f"the sentence encoder {source!r} could not be had: {one_line(error)}") from error
-        self.model = _compiled(tower)
+        self.model = _UnitVectors(tower)
 
     def __call__(self, texts):
-        import keras
-
         token_ids = np.asarray(keras.ops.convert_to_numpy(self.tokenizer(list(texts))))
         longest = int((token_ids != 0).sum(axis=1).max())
         token_ids = token_ids[:, : -(-longest // _STEP) * _STEP]
@@ -68,15 +68,11 @@ class SentenceEncoder:
 
 
 def _read_tokenizer(source, sequence_length):
-    import keras_hub
-
     hub = keras_hub.models.BertTokenizer.from_preset(source)
     return WordPieceTokenizer(hub.get_vocabulary(), sequence_length, lowercase=hub.lowercase)
 
 
 def _read_tower(source, sequence_length, pooling):
-    import keras_hub
-
     sizes = read_hub_backbone(keras_hub.models.BertBackbone, source, load_weights=False)
     return BertTextTower(
         sizes.vocabulary_size,
@@ -104,11 +100,13 @@ def _pooling(folder):
     return _POOLING[modes.pop()]
 
 
-def _compiled(tower):
-    import keras
+class _UnitVectors(keras.Model):
+    """A text tower's pooled vectors at unit length; no functional model, whose length could not be left open."""
 
-    inputs = {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
-    }
-    return keras.Model(inputs, unit_rows(tower(inputs)["pooled"]))
+    def __init__(self, tower):
+        super().__init__()
+        self.tower = tower
+        self.built = True
+
+    def call(self, inputs):
+        return unit_rows(self.tower(inputs, training=False)["pooled"])
