@@ -104,7 +104,7 @@ class _UnitVectors(keras.Model):
     """A text tower's pooled vectors at unit length; no functional model, whose length could not be left open."""
 
     def __init__(self, tower):
-        super().__init__()
+        super().__init__(name="unit_vectors")
         self.tower = tower
         self.built = True
 
