@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 def main(arguments):
     from keras_itr.training.packaged_presets import make_presets
 
-    make_presets(arguments.names, arguments.run_dir, overrides=arguments.overrides)
+    make_presets(arguments.names, arguments.run_dir, overrides=arguments.overrides, description=arguments.description)
 
 
 def parser():
@@ -33,6 +33,7 @@ def parser():
         metavar="KEY=VALUE",
         help="what the run was started with; may be repeated",
     )
+    flags.add_argument("--description", help="one line about a preset that is not in index.json yet")
     return flags
 
 

@@ -23,10 +23,13 @@ from keras_itr.training.registries import default_registries
 _REGIONS = (36, 2048)
 # Few enough that the slowest pairwise score is seconds.
 _TEST_SCENES = 200
+_NEW = {"method": None, "recipe": None, "overrides": [], "converts": False, "parameters": 0, "test": None}
 _RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
 
 
-def make_presets(names=(), run=None, recipes="recipes", overrides=(), directory=PACKAGED, verbose=True):
+def make_presets(
+    names=(), run=None, recipes="recipes", overrides=(), description=None, directory=PACKAGED, verbose=True
+):
     """Make named presets anew from their recipes, and write what was counted and measured into the index.
 
     An architecture preset is the recipe's model without weights: configuration
@@ -34,15 +37,18 @@ def make_presets(names=(), run=None, recipes="recipes", overrides=(), directory=
     weights stored as float16; without `run` one that is there is measured anew.
 
     Args:
-        names: sequence of names out of the index; none: all of them.
+        names: sequence of names, which are those of their recipes; none: all of
+            the index.
         run: run directory of the one trained preset named, or None.
         recipes: folder of the recipes.
         overrides: sequence of `"dotted.key=value"` that the run was started with.
+        description: one line about a preset that is not in the index yet.
         directory: folder of the presets and of `index.json`, default the package's.
         verbose: bool, a line per preset.
 
     Raises:
-        ValueError: for an unknown name, several names with one `run`, or a run of another recipe.
+        ValueError: for a name that is not in the index and has no description,
+            for several names with one `run`, or for a run of another recipe.
 
     Example:
 
@@ -55,26 +61,33 @@ def make_presets(names=(), run=None, recipes="recipes", overrides=(), directory=
     """
     index = read_index()
     names = list(names) or list(index)
+    if (run and len(names) != 1) or (overrides and not run):
+        raise ValueError(f"a run is that of one preset, and overrides are those of a run; received {', '.join(names)}.")
     unknown = [name for name in names if name not in index]
-    if unknown or (run and len(names) != 1):
-        raise ValueError(f"{unknown or names}: give names out of {INDEX}, and with a run the one it is of.")
+    if unknown and not description:
+        raise ValueError(f"{', '.join(unknown)}: not in {INDEX}; name one that is, or add it with a description.")
     for name in names:
-        entry, target = index[name], Path(directory) / name
+        entry = index.setdefault(name, {"description": description, **_NEW, "recipe": f"{name}.yaml"})
         if run:
             entry["overrides"] = list(overrides)
         recipe = load_recipe(Path(recipes) / entry["recipe"], entry["overrides"], registries=default_registries())
-        if run:
-            _take_run(recipe, Path(run), target)
-        if has_weights(target):
-            model = from_preset(target, load_weights=True)
-            entry["test"] = measure_preset(model)
-        else:
-            model = build_architecture(recipe)
-            _save_architecture(model, target)
-        entry.update(method=recipe.model.method, parameters=count_parameters(model))
+        model = _make_preset(recipe, run, Path(directory) / name)
+        entry["method"], entry["parameters"] = recipe.model.method, count_parameters(model)
+        entry["test"] = measure_preset(model) if has_weights(Path(directory) / name) else None
         _write_index(index, Path(directory) / INDEX.name)
         if verbose:
-            print(f"{target}: {entry['parameters']:,} parameters, {entry['test'] or 'no weights'}")
+            print(f"{name}: {entry['parameters']:,} parameters, {entry['test'] or 'no weights'}")
+
+
+def _make_preset(recipe, run, target):
+    """The model of a preset, after its directory was written if need be."""
+    if run:
+        _take_run(recipe, Path(run), target)
+    if has_weights(target):
+        return from_preset(target, load_weights=True)
+    model = build_architecture(recipe)
+    _save_architecture(model, target)
+    return model
 
 
 def build_architecture(recipe):
@@ -183,5 +196,7 @@ def _store_as_float16(path):
 
 
 def _write_index(index, path):
+    # Those with weights come first.
+    index = dict(sorted(index.items(), key=lambda item: item[1]["test"] is None))
     with written_whole(path) as aside:
         aside.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
