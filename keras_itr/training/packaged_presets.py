@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 
 from keras_itr.data import ConceptGraph, RetrievalTable, load_shapes
@@ -85,6 +86,8 @@ def _make_preset(recipe, run, target):
         _take_run(recipe, Path(run), target)
     if has_weights(target):
         return from_preset(target, load_weights=True)
+    # Layers are numbered through a process: a preset does not depend on what was built before it.
+    keras.utils.clear_session()
     model = build_architecture(recipe)
     _save_architecture(model, target)
     return model

@@ -76,6 +76,7 @@ def test_every_architecture_builds_in_small_sizes(name, tmp_path):
     ],
 )
 def test_an_architecture_is_what_its_recipe_builds(name):
+    keras.utils.clear_session()
     # Without a number being drawn.
     with keras.StatelessScope(initialize_variables=False):
         model = build_architecture(recipe_of(name))
@@ -102,6 +103,7 @@ def shapes():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_trained_preset_is_of_its_recipe(name, shapes):
+    keras.utils.clear_session()
     model = build_model(recipe_of(name), shapes, default_registries())
     assert serialized(model) == saved(name)
     assert count_parameters(model) == INDEX[name]["parameters"]
