@@ -1,22 +1,30 @@
 """A published CLIP into a backbone of CLIP towers, as the start of a training."""
 
+import json
+import os
+
 from keras_itr.layers.clip_text_tower import CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower
 from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
+from keras_itr.models.from_preset import from_preset
 
 _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
+# Of a tower's configuration what may differ where weights are equal.
+_NO_SIZES = ("name", "trainable", "dtype", "dropout", "weights")
 
 
 def load_initial_weights(backbone, preset):
-    """Fill the two towers of a backbone with the weights of a `keras_hub.models.CLIPBackbone`.
+    """Fill the two towers of a backbone with those of a preset of ours or of a `keras_hub.models.CLIPBackbone`.
 
-    The embeddings then equal those of the preset. CLIP's logit scale is not
-    used: each method has its own temperature.
+    The embeddings then equal those of the preset. CLIP's logit scale, or the
+    temperature of a preset, is not used: each method has its own.
 
     Args:
-        backbone: a `DualEncoderBackbone` of a `CLIPVisionTower` and a
-            `CLIPTextTower` in the sizes of the preset.
-        preset: string or path: a name of keras-hub such as
+        backbone: a `DualEncoderBackbone` in the sizes of the preset: with the
+            same towers, or of a `CLIPVisionTower` and a `CLIPTextTower` for
+            weights of keras-hub.
+        preset: string or path: a directory that `save_to_preset` or
+            `keras_itr.conversion.convert` wrote; a name of keras-hub such as
             `"clip_vit_base_patch32"`, a handle (`"kaggle://..."`, `"hf://..."`),
             or a directory that `CLIPBackbone.save_to_preset` wrote.
 
@@ -41,12 +49,9 @@ def load_initial_weights(backbone, preset):
     import keras_hub
 
     preset = str(preset)
-    for side, cls in (("image", CLIPVisionTower), ("text", CLIPTextTower)):
-        tower = getattr(backbone, f"{side}_tower")
-        if not isinstance(tower, cls):
-            raise ValueError(
-                f"initial weights {preset!r} need a {cls.__name__} as {side}_tower, received {type(tower).__name__}."
-            )
+    if _is_ours(preset):
+        return _load_ours(backbone, preset)
+    _check_classes(backbone, preset, CLIPVisionTower, CLIPTextTower)
     clip = read_hub_backbone(keras_hub.models.CLIPBackbone, preset)
     sides = (
         (backbone.image_tower, clip.vision_encoder, clip.vision_projection),
@@ -57,6 +62,35 @@ def load_initial_weights(backbone, preset):
     for tower, encoder, projection in sides:
         tower.encoder.set_weights(encoder.get_weights())
         tower.projection.set_weights(projection.get_weights())
+
+
+def _is_ours(preset):
+    """Whether `preset` is a directory with a retriever of this package."""
+    path = os.path.join(preset, "task.json")
+    if not os.path.isfile(path):
+        return False
+    with open(path, encoding="utf-8") as file:
+        return str(json.load(file).get("registered_name")).startswith("keras_itr>")
+
+
+def _load_ours(backbone, preset):
+    source = from_preset(preset, load_weights=True, dtype="float32").backbone
+    _check_classes(backbone, preset, type(source.image_tower), type(source.text_tower))
+    pairs = [(backbone.image_tower, source.image_tower), (backbone.text_tower, source.text_tower)]
+    for tower, other in pairs:
+        config = other.get_config()
+        check_sizes(preset, tower, {name: config[name] for name in config if name not in _NO_SIZES})
+    for tower, other in pairs:
+        tower.set_weights(other.get_weights())
+
+
+def _check_classes(backbone, preset, *classes):
+    for side, cls in zip(("image", "text"), classes, strict=True):
+        tower = getattr(backbone, f"{side}_tower")
+        if not isinstance(tower, cls):
+            raise ValueError(
+                f"initial weights {preset!r} need a {cls.__name__} as {side}_tower, received {type(tower).__name__}."
+            )
 
 
 def _sizes(tower, encoder, embedding_dim):

@@ -73,7 +73,8 @@ class ModelSection(_Section):
     tokenizer: TokenizerComponent | None = None
     image_converter: dict[str, Any] | None = None
     initial_weights: str | None = Field(
-        None, description="a CLIP preset of keras-hub (name, handle or folder) that the two CLIP towers start from"
+        None,
+        description="what both towers start from: a converted preset, or a CLIP of keras-hub (name, handle, folder)",
     )
 
 

@@ -50,6 +50,20 @@ def test_the_embeddings_are_those_of_the_preset(hub):
         np.testing.assert_allclose(numpy(features[key]), numpy(expected), atol=1e-5)
 
 
+def test_a_preset_of_ours_will_do(tmp_path):
+    source = CLIP(clip_backbone())
+    source.save_to_preset(tmp_path)
+    backbone = clip_backbone()
+    load_initial_weights(backbone, tmp_path)
+    for ours, theirs in zip(backbone.get_weights(), source.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="num_layers: preset has 2, tower has 3"):
+        load_initial_weights(clip_backbone(num_layers=3), tmp_path)
+    backbone = DualEncoderBackbone(RegionTower(6, 8), SentenceFeatureTower(6, 8))
+    with pytest.raises(ValueError, match="need a CLIPVisionTower as image_tower, received RegionTower"):
+        load_initial_weights(backbone, tmp_path)
+
+
 def test_the_weights_go_into_a_retriever_that_trains_and_is_saved(hub, tmp_path):
     backbone = clip_backbone()
     load_initial_weights(backbone, str(hub[1]))
