@@ -74,7 +74,7 @@ class ModelSection(_Section):
     image_converter: dict[str, Any] | None = None
     initial_weights: str | None = Field(
         None,
-        description="what both towers start from: a converted preset, or a CLIP of keras-hub (name, handle, folder)",
+        description="both towers start from a converted preset, or a CLIP of keras-hub (name, handle, folder)",
     )
 
 
