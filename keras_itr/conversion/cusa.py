@@ -11,6 +11,7 @@ from keras_itr.models import CUSA
 #   ln_{cross,uni}_{image,text}_projection, {cross,uni}_{image,text}_projection: the heads
 #   tau, cross_tau, uni_tau_image, uni_tau_text: learned temperatures of ITC, CSA and USA
 #   cross_the_softlabel_tau, uni_the_softlabel_tau: the fixed temperature of the teachers
+_CLIP = "clip_model."
 # The name that tells whether a file has a term, by the argument of the term's weight.
 _TERMS = {"contrastive_weight": "tau", "csa_weight": "cross_tau", "usa_weight": "uni_image_projection.weight"}
 
