@@ -53,7 +53,10 @@ def list_presets():
 
 
 def preset_table():
-    """`list_presets()` as a table of text, a line each: name, method, parameters, weights, description."""
+    """`list_presets()` as a table of text, a line each: name, method, parameters, weights, description.
+
+    Example: `print(keras_itr.models.preset_table())`
+    """
     rows = [("name", "method", "parameters", "weights", "what it is")]
     for name, entry in read_index().items():
         parameters = f"{entry['parameters'] / 1e6:.2f} M"
