@@ -118,8 +118,8 @@ def test_a_trained_preset_reproduces_its_recalls(name):
         # One query of 200 images, or of 1000 captions, and the six together.
         one = {"i2t": 0.5, "t2i": 0.1}.get(recall[:3], 1.8)
         assert abs(metrics[recall] - expected[recall]) < one + 1e-4, recall
-    # Chance is 0.5 % and, with five captions an image, 0.5 % again.
-    assert expected["i2t_r1"] > 10 and expected["t2i_r1"] > 10
+    # Chance is 0.5 and 5 percent both ways.
+    assert min(expected["i2t_r1"], expected["t2i_r1"]) > 5 and min(expected["i2t_r10"], expected["t2i_r10"]) > 25
 
 
 def test_cusa_shapes_gives_the_same_vectors_on_every_backend():
