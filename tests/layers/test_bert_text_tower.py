@@ -162,7 +162,8 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
         raise ConnectionError("Name or service not known\nand much more")
 
     monkeypatch.setattr("kagglehub.model_download", fail)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("keras_itr.hub_handles.hub_answers", lambda handle: True)
     for preset in ("bert_tiny_en_uncased", "kaggle://a/bert/keras/b", "hf://a/bert"):
         with pytest.raises(ValueError, match=rf"'{preset}' could not be fetched \(ConnectionError: Name") as raised:
             tower(weights=preset)

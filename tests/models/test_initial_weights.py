@@ -122,7 +122,8 @@ def test_without_network_one_line_names_the_handle(preset, monkeypatch):
         raise ConnectionError("Name or service not known\nand much more")
 
     monkeypatch.setattr("kagglehub.model_download", fail)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("keras_itr.hub_handles.hub_answers", lambda handle: True)
     reason = r"\(ConnectionError: Name or service not known and much more\)"
     message = rf"'{preset}' could not be fetched {reason}; a directory that .* will"
     with pytest.raises(ValueError, match=message) as raised:
