@@ -29,7 +29,7 @@ def command(*arguments, cwd=ROOT):
 )
 def test_help_has_an_example(tool):
     result = command(ROOT / "tools" / tool, "--help")
-    assert result.returncode == 0 and f"python tools/{tool} " in result.stdout
+    assert result.returncode == 0 and f"python tools/{tool}" in result.stdout
 
 
 def test_smoke_runs_to_an_evaluated_preset(tmp_path):
