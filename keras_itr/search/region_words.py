@@ -26,7 +26,7 @@ class RegionWordScorer:
     Example: see `TwoStageSearch`, which uses it.
     """
 
-    def __init__(self, model, query_block=64, memory_budget=1 << 28):
+    def __init__(self, model, query_block=64, memory_budget=1 << 27):
         self.model = model
         self.layer = model.region_word_similarity
         self.query_block = query_block

@@ -39,7 +39,7 @@ class TwoStageSearch:
         top_k_image_to_text: int, captions in the shortlist of an image; None (default) takes the model's own.
         top_k_text_to_image: int, images in the shortlist of a caption; likewise. More than the gallery is the gallery.
         query_block: int, queries scored at a time at most, default 64.
-        memory_budget: int, bytes of gathered features and their scores at a time, default 256 MB. Features that were
+        memory_budget: int, bytes of gathered features and their scores at a time, default 128 MB. Features that were
             encoded into memory count on top of it; with a `directory` they stay on disk.
         verbose: bool, default True: a progress bar on work over two seconds.
 
@@ -67,7 +67,7 @@ class TwoStageSearch:
         top_k_image_to_text=None,
         top_k_text_to_image=None,
         query_block=64,
-        memory_budget=1 << 28,
+        memory_budget=1 << 27,
         verbose=True,
     ):
         if not getattr(model, "second_stage", False):
