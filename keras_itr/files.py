@@ -85,9 +85,9 @@ def folder_written_whole(path, overwrite=False):
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_archive(path, names, remedy):

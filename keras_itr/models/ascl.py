@@ -6,7 +6,6 @@ from keras import ops
 from keras_itr.layers import HierarchicalSimilarity, TextNegatives
 from keras_itr.losses import asymmetry_sensitive_contrastive, symmetric_contrastive
 from keras_itr.losses.pairs import masked_mean
-from keras_itr.models.freezing import FrozenWeights
 from keras_itr.models.retriever import ImageTextRetriever
 from keras_itr.numerics import unit_rows, without_padding
 
@@ -138,7 +137,8 @@ class AsCL(ImageTextRetriever):
         local = (None, None, embedding_dim)
         self.hierarchical_similarity.build(local, local, (None, image_global_dim or image_tower.output_dim))
         if freeze_backbones:
-            FrozenWeights().freeze(backbone.variables)
+            for weight in backbone.variables:
+                weight.trainable = False
         # Configuration.
         self.embedding_dim = embedding_dim
         self.num_heads = num_heads

@@ -1,12 +1,10 @@
 """A published CLIP into a backbone of CLIP towers, as the start of a training."""
 
-import json
-import os
-
 from keras_itr.layers.clip_text_tower import CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower
 from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
 from keras_itr.models.from_preset import from_preset
+from keras_itr.models.preset_index import is_retriever
 
 _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
 # Of a tower's configuration what may differ where weights are equal.
@@ -49,7 +47,7 @@ def load_initial_weights(backbone, preset):
     import keras_hub
 
     preset = str(preset)
-    if _is_ours(preset):
+    if is_retriever(preset):
         return _load_ours(backbone, preset)
     _check_classes(backbone, preset, CLIPVisionTower, CLIPTextTower)
     clip = read_hub_backbone(keras_hub.models.CLIPBackbone, preset)
@@ -62,15 +60,6 @@ def load_initial_weights(backbone, preset):
     for tower, encoder, projection in sides:
         tower.encoder.set_weights(encoder.get_weights())
         tower.projection.set_weights(projection.get_weights())
-
-
-def _is_ours(preset):
-    """Whether `preset` is a directory with a retriever of this package."""
-    path = os.path.join(preset, "task.json")
-    if not os.path.isfile(path):
-        return False
-    with open(path, encoding="utf-8") as file:
-        return str(json.load(file).get("registered_name")).startswith("keras_itr>")
 
 
 def _load_ours(backbone, preset):

@@ -29,6 +29,14 @@ def has_weights(directory):
     return any(Path(directory).glob("model*.weights.*"))
 
 
+def is_retriever(directory):
+    """bool: whether a directory is a preset that a retriever of this package wrote."""
+    task = Path(directory) / "task.json"
+    if not task.is_file():
+        return False
+    return str(json.loads(task.read_text(encoding="utf-8")).get("registered_name")).startswith("keras_itr>")
+
+
 def list_presets():
     """The presets by name.
 

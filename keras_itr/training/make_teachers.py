@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 from keras_itr.data import extract_caption_features, extract_features
@@ -6,7 +5,7 @@ from keras_itr.data.caption_extraction import captions_of, write_caption_rows
 from keras_itr.data.extraction import content_digest, write_rows
 from keras_itr.data.feature_extraction import photos_of
 from keras_itr.models.from_preset import from_preset
-from keras_itr.models.preset_index import read_index
+from keras_itr.models.preset_index import is_retriever, read_index
 from keras_itr.training.builders import load_table
 from keras_itr.training.recipe import load_recipe
 from keras_itr.training.recipe_loading import RecipeError
@@ -148,7 +147,4 @@ class _Embedder:
 
 def _is_retriever(source):
     """Whether this is a preset of the package: one of its names, or a directory that one of its retrievers wrote."""
-    task = Path(source) / "task.json"
-    if task.is_file():
-        return json.loads(task.read_text(encoding="utf-8")).get("registered_name", "").startswith("keras_itr>")
-    return source in read_index()
+    return is_retriever(source) or source in read_index()

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from keras_itr.data import ConceptGraph, RetrievalTable, load_shapes
 from keras_itr.evaluation import evaluate
-from keras_itr.files import written_whole
+from keras_itr.files import folder_written_whole, written_whole
 from keras_itr.models.from_preset import from_preset
 from keras_itr.models.preset_index import INDEX, PACKAGED, has_weights, read_index
 from keras_itr.training.builders import build_model
@@ -155,31 +154,21 @@ def _graph_size():
 
 
 def _save_architecture(model, target):
-    def write(aside):
+    with folder_written_whole(target, overwrite=True) as aside:
         model.save_to_preset(aside)
         # The date of a file without weights says nothing.
         for file in (*aside.glob("*.weights.*"), aside / "metadata.json"):
             file.unlink()
-
-    _replace(target, write)
 
 
 def _take_run(recipe, run, target):
     trained = load_recipe(run / "recipe.yaml", registries=default_registries())
     if trained.hash() != recipe.hash():
         raise RecipeError(f"{run}: a run of another recipe; name what it was started with, as --set KEY=VALUE.")
-    _replace(target, lambda aside: shutil.copytree(run / "best", aside))
-    for file in target.glob("*.weights.h5"):
-        _store_as_float16(file)
-
-
-def _replace(target, write):
-    """Let `write(folder)` write a preset, then put it in the place of the old one."""
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    write(aside)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(aside, target)
+    with folder_written_whole(target, overwrite=True) as aside:
+        shutil.copytree(run / "best", aside, dirs_exist_ok=True)
+        for file in aside.glob("*.weights.h5"):
+            _store_as_float16(file)
 
 
 def _store_as_float16(path):

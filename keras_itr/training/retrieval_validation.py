@@ -1,11 +1,10 @@
 import math
-import os
-import shutil
 from pathlib import Path
 
 import keras
 
 from keras_itr.evaluation import evaluate
+from keras_itr.files import folder_written_whole
 
 # What may choose the best model: larger is better. The checked ones exist where a table knows all truth.
 _RECALLS = ("rsum", *(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)))
@@ -71,12 +70,5 @@ class RetrievalValidation(keras.callbacks.Callback):
         return MONITORS if self.table.relevance else _RECALLS
 
     def _keep(self):
-        aside = self.directory.with_name(f"{self.directory.name}.writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.model.save_to_preset(aside)
-        old = self.directory.with_name(f"{self.directory.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.directory.exists():
-            os.replace(self.directory, old)
-        os.replace(aside, self.directory)
-        shutil.rmtree(old, ignore_errors=True)
+        with folder_written_whole(self.directory, overwrite=True) as aside:
+            self.model.save_to_preset(aside)

@@ -119,7 +119,7 @@ def test_a_trained_preset_reproduces_its_recalls(name):
         one = {"i2t": 0.5, "t2i": 0.1}.get(recall[:3], 1.8)
         assert abs(metrics[recall] - expected[recall]) < one + 1e-4, recall
     # Chance is 0.5 and 5 percent both ways.
-    assert min(expected["i2t_r1"], expected["t2i_r1"]) > 5 and min(expected["i2t_r10"], expected["t2i_r10"]) > 25
+    assert min(expected["i2t_r1"], expected["t2i_r1"]) > 10 and min(expected["i2t_r10"], expected["t2i_r10"]) > 50
 
 
 def test_cusa_shapes_gives_the_same_vectors_on_every_backend():
