@@ -14,6 +14,7 @@ _PARTS = (
     "models",
     "preprocessing",
     "search",
+    "serving",
     "training",
 )
 
