@@ -7,9 +7,10 @@ from keras_itr.metrics.recall import check_caption_to_image, recall_from_ranks
 def embedding_recall(image_embeddings, text_embeddings, caption_to_image, ks=(1, 5, 10), block_size=1024):
     """`metrics.recall_at_k` of the dot products of embeddings, without ever holding their matrix.
 
-    Scores are computed in tiles of `block_size` images by `block_size` captions,
-    and each tile serves both directions while it is in the cache. The tiles on
-    the diagonal, which hold the positives, are computed once more beforehand.
+    Scores are float32, rounded from products in float64. They are computed in
+    tiles of `block_size` images by `block_size` captions, and each tile serves
+    both directions while it is in the cache. The tiles on the diagonal, which
+    hold the positives, are computed once more beforehand.
 
     Args:
         image_embeddings: `(I, D)` float32 or float64, NumPy or any backend's
@@ -98,10 +99,9 @@ class _Tiles:
                 )
 
     def scores(self, rows, columns):
-        # Every product has one shape: a BLAS rounds the same two vectors differently in products of
-        # different shapes, and the equal scores of a collapsed model must stay equal in all tiles.
-        product = self._padded(self.images[rows]) @ self._padded(self.texts[columns]).T
-        return product[: rows.stop - rows.start, : columns.stop - columns.start]
+        # A BLAS rounds the same two vectors differently from place to place, even within one product, and the
+        # equal scores of a collapsed model must stay equal: computed in float64, they round to one float32.
+        return (self.images[rows].astype("float64") @ self.texts[columns].astype("float64").T).astype("float32")
 
     def positive(self, rows, columns):
         """Bool tile, or None where it would be False throughout."""
@@ -115,8 +115,8 @@ class _Tiles:
 
     def best_positives(self):
         """Score of the best positive of every image `(I,)` and of every caption `(T,)`."""
-        image_best = np.full(len(self.images), -np.inf, self.images.dtype)
-        caption_best = np.full(len(self.texts), -np.inf, self.images.dtype)
+        image_best = np.full(len(self.images), -np.inf, "float32")
+        caption_best = np.full(len(self.texts), -np.inf, "float32")
         for rows, columns in self:
             positive = self.positive(rows, columns)
             if positive is None:
@@ -125,9 +125,6 @@ class _Tiles:
             np.maximum(image_best[rows], scores.max(axis=1), out=image_best[rows])
             np.maximum(caption_best[columns], scores.max(axis=0), out=caption_best[columns])
         return image_best, caption_best
-
-    def _padded(self, vectors):
-        return np.pad(vectors, ((0, self.size - len(vectors)), (0, 0))) if len(vectors) < self.size else vectors
 
 
 def _check_embeddings(images, texts):
@@ -140,13 +137,13 @@ def _check_embeddings(images, texts):
     with np.errstate(over="ignore", invalid="ignore"):
         # |a.b| <= |a||b|: where this is finite, no product can overflow or become NaN.
         largest = _largest_norm(images) * _largest_norm(texts)
-    if not np.isfinite(largest):
+    # The scores are float32, whatever the embeddings are.
+    if not largest <= np.finfo("float32").max:
         raise ValueError(
-            f"image and text embeddings must be finite and their products within {largest.dtype}, got NaN, infinite "
+            f"image and text embeddings must be finite and their products within float32, got NaN, infinite "
             "or huge values; the model has diverged or its inputs hold NaN."
         )
-    dtype = np.result_type(images, texts)
-    return images.astype(dtype, copy=False), texts.astype(dtype, copy=False)
+    return images, texts
 
 
 def _largest_norm(vectors):

@@ -32,6 +32,9 @@ class BertTextTower(Tower):
         dropout: float, rate within BERT, training only, default 0.1.
         activation: of the feed-forward part, `"gelu_approximate"` (default) by the hyperbolic tangent, as in keras-hub,
             or `"gelu"`, the exact one of most weights of Hugging Face; either runs the other's weights almost alike.
+        trainable_layers: int, the last Transformer layers that are trained, 0 for none; None (default) trains all and
+            the embeddings. The linear map and the pooling are trained always; an encoder of which nothing is trained
+            has no dropout.
         weights: None (default), or what BERT starts from: a name of keras-hub such as `"bert_base_en_uncased"`, a
             handle (`"kaggle://..."`, `"hf://..."`), or a directory that `keras_hub.models.BertBackbone.save_to_preset`
             wrote. A preset for longer inputs gives its first positions. Not part of the configuration: a preset of ours
@@ -77,12 +80,15 @@ class BertTextTower(Tower):
         pooling="gpo",
         dropout=0.1,
         activation="gelu_approximate",
+        trainable_layers=None,
         weights=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be 'gelu_approximate' or 'gelu', received {activation!r}.")
+        if trainable_layers is not None and not 0 <= trainable_layers <= num_layers:
+            raise ValueError(f"trainable_layers must be from 0 to {num_layers}, received {trainable_layers}.")
         # Layers.
         bert = keras_hub.models.BertBackbone(
             vocabulary_size,
@@ -115,6 +121,8 @@ class BertTextTower(Tower):
         self.pooling = pooling
         self.dropout = dropout
         self.activation = activation
+        self.trainable_layers = trainable_layers
+        self._freeze()
         self.built = True
         if weights is not None:
             self._start_from(str(weights))
@@ -128,7 +136,7 @@ class BertTextTower(Tower):
                 "segment_ids": ops.zeros_like(token_ids),
                 "padding_mask": ops.cast(mask, "int32"),
             },
-            training=training,
+            training=training and self.trainable_layers != 0,
         )
         tokens = hidden if self.projection is None else self.projection(hidden)
         return {"pooled": self.pooling_layer(tokens, mask), "tokens": tokens, "mask": mask}
@@ -146,16 +154,42 @@ class BertTextTower(Tower):
         return projection
 
     def _start_from(self, preset):
-        """BERT's weights from a preset; nothing has changed if it does not fit."""
+        """BERT's weights from a preset of keras-hub; nothing has changed if it does not fit."""
         bert = read_hub_backbone(keras_hub.models.BertBackbone, preset)
-        sizes = {name: getattr(bert, name) for name in _SHARED}
-        check_sizes(preset, self, {**sizes, "sequence_length": min(bert.max_sequence_length, self.sequence_length)})
+        self._take_encoder(preset, bert, bert, bert.max_sequence_length)
+
+    def start_from(self, tower, source="the tower"):
+        """Take over the Transformer of another `BertTextTower` of the same sizes; it may be one for longer inputs.
+
+        Its linear map and its pooling are not taken: they are those of what it was trained for.
+
+        Args:
+            tower: a `BertTextTower`.
+            source: string, where it comes from, for the message.
+
+        Raises:
+            ValueError: if a size differs; nothing has changed then.
+        """
+        self._take_encoder(source, tower, tower.encoder, tower.sequence_length)
+
+    def _take_encoder(self, source, sizes, encoder, positions):
+        sizes = {name: getattr(sizes, name) for name in _SHARED}
+        check_sizes(source, self, {**sizes, "sequence_length": min(positions, self.sequence_length)})
         for layer in self.encoder.layers:
-            values = bert.get_layer(layer.name).get_weights()
+            values = encoder.get_layer(layer.name).get_weights()
             if layer.name in ("position_embedding", "segment_embedding"):
                 # Of the positions and segments as many as there are here.
                 values = [values[0][: layer.weights[0].shape[0]]]
             layer.set_weights(values)
+
+    def _freeze(self):
+        """Freeze what lies below the last `trainable_layers`; with none of them trained, the whole encoder."""
+        if self.trainable_layers is None:
+            return
+        trained = {f"transformer_layer_{self.num_layers - 1 - number}" for number in range(self.trainable_layers)}
+        for layer in self.encoder.layers:
+            if layer.name not in trained:
+                layer.trainable = False
 
     def get_config(self):
         return {
@@ -170,5 +204,6 @@ class BertTextTower(Tower):
             "pooling": self.pooling,
             "dropout": self.dropout,
             "activation": self.activation,
+            "trainable_layers": self.trainable_layers,
             "weights": None,
         }

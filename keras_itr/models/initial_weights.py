@@ -11,11 +11,16 @@ _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
 _NO_SIZES = ("name", "trainable", "dtype", "dropout", "weights")
 
 
-def load_initial_weights(backbone, preset):
-    """Fill the two towers of a backbone with those of a preset of ours or of a `keras_hub.models.CLIPBackbone`.
+SIDES = ("image", "text")
 
-    The embeddings then equal those of the preset. CLIP's logit scale, or the
-    temperature of a preset, is not used: each method has its own.
+
+def load_initial_weights(backbone, preset, sides=SIDES):
+    """Fill the towers of a backbone with those of a preset of ours or of a `keras_hub.models.CLIPBackbone`.
+
+    With both sides the embeddings then equal those of the preset. CLIP's logit
+    scale, or the temperature of a preset, is not used: each method has its own.
+    Of a sentence encoder, such as `tools/convert.py` makes, a `BertTextTower`
+    takes the Transformer alone, for inputs that may be shorter.
 
     Args:
         backbone: a `DualEncoderBackbone` in the sizes of the preset: with the
@@ -25,6 +30,8 @@ def load_initial_weights(backbone, preset):
             `keras_itr.conversion.convert` wrote; a name of keras-hub such as
             `"clip_vit_base_patch32"`, a handle (`"kaggle://..."`, `"hf://..."`),
             or a directory that `CLIPBackbone.save_to_preset` wrote.
+        sides: the sides that are filled, default `("image", "text")`; one alone
+            needs a preset of ours.
 
     Raises:
         ValueError: if the towers are others, if a size differs (the message has
@@ -42,14 +49,19 @@ def load_initial_weights(backbone, preset):
     load_initial_weights(backbone, "clip_vit_base_patch32")
     ```
 
+    A sentence encoder as the text tower of any method:
+    `load_initial_weights(backbone, "presets/minilm", sides=("text",))`.
+
     Our choice; weights of Radford et al., ICML 2021, as converted by keras-hub.
     """
     import keras_hub
 
     preset = str(preset)
     if is_retriever(preset):
-        return _load_ours(backbone, preset)
-    _check_classes(backbone, preset, CLIPVisionTower, CLIPTextTower)
+        return _load_ours(backbone, preset, sides)
+    if tuple(sides) != SIDES:
+        raise ValueError(f"{preset!r} must be a preset of this package to fill the {sides[0]} tower alone.")
+    _check_classes(backbone, preset, {"image": CLIPVisionTower, "text": CLIPTextTower})
     clip = read_hub_backbone(keras_hub.models.CLIPBackbone, preset)
     sides = (
         (backbone.image_tower, clip.vision_encoder, clip.vision_projection),
@@ -62,19 +74,23 @@ def load_initial_weights(backbone, preset):
         tower.projection.set_weights(projection.get_weights())
 
 
-def _load_ours(backbone, preset):
+def _load_ours(backbone, preset, sides):
     source = from_preset(preset, load_weights=True, dtype="float32").backbone
-    _check_classes(backbone, preset, type(source.image_tower), type(source.text_tower))
-    pairs = [(backbone.image_tower, source.image_tower), (backbone.text_tower, source.text_tower)]
-    for tower, other in pairs:
+    towers = {side: (getattr(backbone, f"{side}_tower"), getattr(source, f"{side}_tower")) for side in sides}
+    _check_classes(backbone, preset, {side: type(other) for side, (_, other) in towers.items()})
+    whole = [pair for pair in towers.values() if not hasattr(pair[0], "start_from")]
+    for tower, other in whole:
         config = other.get_config()
         check_sizes(preset, tower, {name: config[name] for name in config if name not in _NO_SIZES})
-    for tower, other in pairs:
+    for tower, other in towers.values():
+        if hasattr(tower, "start_from"):
+            tower.start_from(other, preset)
+    for tower, other in whole:
         tower.set_weights(other.get_weights())
 
 
-def _check_classes(backbone, preset, *classes):
-    for side, cls in zip(("image", "text"), classes, strict=True):
+def _check_classes(backbone, preset, classes):
+    for side, cls in classes.items():
         tower = getattr(backbone, f"{side}_tower")
         if not isinstance(tower, cls):
             raise ValueError(

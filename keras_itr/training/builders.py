@@ -173,8 +173,11 @@ def build_model(recipe, table, registries):
         sequence_length=tokenizer and tokenizer.sequence_length,
     )
     backbone = DualEncoderBackbone(image_tower, text_tower, model.embedding_dim)
-    if model.initial_weights:
+    if isinstance(model.initial_weights, str):
         load_initial_weights(backbone, model.initial_weights)
+    else:
+        for tower, preset in (model.initial_weights or {}).items():
+            load_initial_weights(backbone, preset, sides=(tower.removesuffix("_tower"),))
     method, arguments = registries.methods[model.method], dict(model.arguments)
     if "graph" in parameters_of(method) and arguments.get("graph") is None:
         arguments["graph"] = ConceptGraph.from_captions(table.captions)

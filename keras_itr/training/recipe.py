@@ -72,9 +72,10 @@ class ModelSection(_Section):
     plugins: list[Component] = []
     tokenizer: TokenizerComponent | None = None
     image_converter: dict[str, Any] | None = None
-    initial_weights: str | None = Field(
+    initial_weights: str | dict[Literal["image_tower", "text_tower"], str] | None = Field(
         None,
-        description="both towers start from a converted preset, or a CLIP of keras-hub (name, handle, folder)",
+        description="both towers start from a converted preset, or a CLIP of keras-hub (name, handle, folder); or a "
+        "preset for one of them, as in {text_tower: presets/minilm}",
     )
 
 

@@ -81,6 +81,22 @@ def test_every_weight_has_a_gradient():
     assert not [path for path in idle if "key/bias" not in path], idle
 
 
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_the_last_layers_alone_are_trained(trained):
+    ours = tower(trainable_layers=trained, dropout=0.0)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ours))
+    for model in (ours, copy):
+        parts = {variable.path.split("/")[0] for variable in model.trainable_variables}
+        blocks = {f"transformer_layer_{number}" for number in range(2 - trained, 2)}
+        assert parts == blocks | {"projection", "recurrence", "score"}
+    shaken = tower(trainable_layers=trained, dropout=0.9)
+    quiet, noisy = (numpy(shaken(INPUTS, training=training)["pooled"]) for training in (False, True))
+    # A frozen encoder is not shaken either.
+    assert (np.abs(quiet - noisy).max() < 1e-6) == (trained == 0)
+    with pytest.raises(ValueError, match="trainable_layers must be from 0 to 2, received 3"):
+        tower(trainable_layers=3)
+
+
 def test_the_exact_gelu():
     assert tower().activation == "gelu_approximate"
     ours, exact = tower(intermediate_dim=400), tower(intermediate_dim=400, activation="gelu")

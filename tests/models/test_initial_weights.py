@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import draw
 
-from keras_itr.layers import CLIPTextTower, CLIPVisionTower, RegionTower, SentenceFeatureTower
+from keras_itr.layers import BertTextTower, CLIPTextTower, CLIPVisionTower, RegionTower, SentenceFeatureTower
 from keras_itr.models import CLIP, DualEncoderBackbone, load_initial_weights
 
 SIZES = {"hidden_dim": 8, "num_layers": 2, "num_heads": 2, "intermediate_dim": 12}
@@ -129,3 +129,23 @@ def test_without_network_one_line_names_the_handle(preset, monkeypatch):
     with pytest.raises(ValueError, match=message) as raised:
         load_initial_weights(clip_backbone(), preset)
     assert "\n" not in str(raised.value)
+
+
+def test_one_tower_starts_from_a_sentence_encoder_of_ours(tmp_path):
+    sizes = {"hidden_dim": 8, "num_layers": 2, "num_heads": 2, "intermediate_dim": 12}
+    source = CLIP(DualEncoderBackbone(RegionTower(6, 8), BertTextTower(12, 9, None, **sizes)))
+    source.save_to_preset(tmp_path)
+    backbone = DualEncoderBackbone(RegionTower(5, 8), BertTextTower(12, 6, 10, pooling="mean", **sizes), 8)
+    before = backbone.image_tower.get_weights()
+    load_initial_weights(backbone, tmp_path, sides=("text",))
+    inputs = {"token_ids": IDS % 12, "padding_mask": MASK}
+    expected = numpy(source.backbone.text_tower.encoder({**inputs, "segment_ids": np.zeros_like(IDS)}))
+    kernel, bias = backbone.text_tower.projection.get_weights()
+    np.testing.assert_allclose(numpy(backbone.text_tower(inputs)["tokens"]), expected @ kernel + bias, atol=1e-5)
+    for ours, old in zip(backbone.image_tower.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, old)
+    with pytest.raises(ValueError, match="num_layers: preset has 2, tower has 1"):
+        other = BertTextTower(12, 6, 10, **{**sizes, "num_layers": 1})
+        load_initial_weights(DualEncoderBackbone(RegionTower(5, 8), other, 8), tmp_path, sides=("text",))
+    with pytest.raises(ValueError, match="must be a preset of this package to fill the text tower alone"):
+        load_initial_weights(backbone, "clip_vit_base_patch32", sides=("text",))
