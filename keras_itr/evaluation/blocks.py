@@ -140,7 +140,7 @@ def _check_embeddings(images, texts):
     # The scores are float32, whatever the embeddings are.
     if not largest <= np.finfo("float32").max:
         raise ValueError(
-            f"image and text embeddings must be finite and their products within float32, got NaN, infinite "
+            "image and text embeddings must be finite and their products within float32, got NaN, infinite "
             "or huge values; the model has diverged or its inputs hold NaN."
         )
     return images, texts
