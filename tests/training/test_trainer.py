@@ -99,22 +99,42 @@ class Killed(Exception):
     pass
 
 
+EVERY = ["run.validation_every=2"]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory):
+    """Function of the text of a recipe: the folder of its uninterrupted run, which is trained once."""
+    folders = {}
+
+    def whole(text):
+        if text not in folders:
+            folder = tmp_path_factory.mktemp("whole")
+            (folder / "recipe.yaml").write_text(text)
+            train(folder / "recipe.yaml", EVERY, run_dir=folder / "run", verbose=False)
+            folders[text] = folder / "run"
+        return folders[text]
+
+    return whole
+
+
 @pytest.mark.parametrize("stop", [2, 3, 5, "epoch"])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(stop, recipe, whole_runs, tmp_path, monkeypatch):
     """Three steps an epoch, a state every two: killed inside an epoch, at its end, in the next, and between two."""
-    check_resume(stop, recipe, tmp_path, monkeypatch)
+    check_resume(stop, recipe, whole_runs(RECIPE), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("stop", [5, "epoch"])
-def test_training_stages_go_on_where_they_stopped(stop, tmp_path, monkeypatch):
+def test_training_stages_go_on_where_they_stopped(stop, whole_runs, tmp_path, monkeypatch):
     """Killed inside the second stage, and between the two."""
     recipe = tmp_path / "staged.yaml"
     recipe.write_text(STAGED)
-    check_resume(stop, recipe, tmp_path, monkeypatch)
-    header, *rows = [line.split(",") for line in history(tmp_path / "whole")]
+    whole = whole_runs(STAGED)
+    check_resume(stop, recipe, whole, tmp_path, monkeypatch)
+    header, *rows = [line.split(",") for line in history(whole)]
     trained = [{name for name in ("inter", "intra", "local") if row[header.index(name)] != "nan"} for row in rows]
     assert trained == [{"local"}, {"inter", "intra"}, {"inter", "intra"}]
-    assert from_preset(tmp_path / "whole/best").training_stage == "global"
+    assert from_preset(whole / "best").training_stage == "global"
 
 
 @pytest.mark.parametrize(
@@ -138,9 +158,7 @@ def test_a_method_without_stages(recipe, tmp_path):
         train(recipe, ["run.stages=[{stage: local, epochs: 3}]"], run_dir=tmp_path / "run", verbose=False)
 
 
-def check_resume(stop, recipe, tmp_path, monkeypatch):
-    every = ["run.validation_every=2"]
-    train(recipe, every, run_dir=tmp_path / "whole", verbose=False)
+def check_resume(stop, recipe, whole, tmp_path, monkeypatch):
     seen = []
 
     class Killer(ResumeState):
@@ -158,14 +176,14 @@ def check_resume(stop, recipe, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "ResumeState", Killer)
         with pytest.raises(Killed):
-            train(recipe, every, run_dir=tmp_path / "cut", verbose=False)
-    train(recipe, every, run_dir=tmp_path / "cut", verbose=False)
-    assert history(tmp_path / "cut") == history(tmp_path / "whole")
-    whole, cut = state(tmp_path / "whole"), state(tmp_path / "cut")
-    assert [key.split("/", 1)[0] for key in whole] == [key.split("/", 1)[0] for key in cut]
-    for one, other in zip(whole.values(), cut.values(), strict=True):
+            train(recipe, EVERY, run_dir=tmp_path / "cut", verbose=False)
+    train(recipe, EVERY, run_dir=tmp_path / "cut", verbose=False)
+    assert history(tmp_path / "cut") == history(whole)
+    expected, cut = state(whole), state(tmp_path / "cut")
+    assert [key.split("/", 1)[0] for key in expected] == [key.split("/", 1)[0] for key in cut]
+    for one, other in zip(expected.values(), cut.values(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert (tmp_path / "cut/metrics.json").read_text() == (tmp_path / "whole/metrics.json").read_text()
+    assert (tmp_path / "cut/metrics.json").read_text() == (whole / "metrics.json").read_text()
 
 
 def test_a_kill_while_writing_leaves_the_last_state(recipe, tmp_path, monkeypatch):
