@@ -6,7 +6,7 @@ from keras_itr.files import read_rows
 from keras_itr.models.encoding import features_of, resident_candidates, run_encoder, score_blocks, score_candidates
 from keras_itr.models.tgdt import TGDT
 from keras_itr.progress import SlowBar
-from keras_itr.search.nearest import nearest
+from keras_itr.search.nearest import best_first, nearest
 from keras_itr.search.region_words import RegionWordScorer
 from keras_itr.search.two_stage import check_length
 
@@ -191,6 +191,4 @@ def _same_arrays(features, others):
 def _ordered(ids, scores):
     if np.isnan(scores).any():
         raise ValueError("second-stage scores must not be NaN; the model has diverged or its inputs hold NaN.")
-    # The ids rise, so that a stable sort leaves the lower of two equals in front.
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return Ranking(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+    return Ranking(*best_first(ids, scores))
