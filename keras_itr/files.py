@@ -74,9 +74,10 @@ def folder_written_whole(path, overwrite=False):
     ```
     """
     path = Path(path)
+    complete_replacement(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
         raise ValueError(f"{path} is there already; choose another folder, or pass overwrite to replace it.")
-    aside, old = path.with_name(f".{path.name}.writing"), path.with_name(f".{path.name}.replaced")
+    aside, old = _beside(path)
     for left in (aside, old):
         shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -88,6 +89,33 @@ def folder_written_whole(path, overwrite=False):
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def complete_replacement(path):
+    """Finish what a kill between the two steps of `folder_written_whole` left: the new folder takes its place.
+
+    Args:
+        path: the folder. If it is there, or was never replaced, nothing happens.
+
+    Example:
+
+    ```python
+    from keras_itr.files import complete_replacement
+
+    complete_replacement("notes")
+    ```
+    """
+    path = Path(path)
+    aside, old = _beside(path)
+    # The old one is moved away only when the new one is whole.
+    if not path.exists() and old.is_dir() and aside.is_dir():
+        os.replace(aside, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path):
+    """Where a folder is written, and where the old one waits until it is."""
+    return path.with_name(f".{path.name}.writing"), path.with_name(f".{path.name}.replaced")
 
 
 def read_archive(path, names, remedy):

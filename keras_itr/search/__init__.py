@@ -1,5 +1,6 @@
-"""Search: shortlists by a coarse score and their order by a fine one."""
+"""Search: indexes of galleries, shortlists by a coarse score and their order by a fine one."""
 
+from keras_itr.search.gallery_index import GalleryIndex as GalleryIndex
 from keras_itr.search.nearest import nearest as nearest
 from keras_itr.search.two_stage import shortlist as shortlist
 from keras_itr.search.two_stage import two_stage_order as two_stage_order

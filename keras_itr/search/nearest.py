@@ -10,7 +10,7 @@ from keras_itr.search.two_stage import check_length, highest
 
 # Multiply-adds below which a second thread costs more than it brings.
 SMALL_WORK = 1 << 26
-# Items looked at beyond the last: products of a BLAS depend on where an item stands, and leave the order of equals open.
+# Items looked at beyond the last: products of a BLAS depend on where an item stands and cannot tell equals apart.
 SPARE, MOST_SPARE = 16, 1024
 
 
