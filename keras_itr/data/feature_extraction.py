@@ -159,7 +159,7 @@ def photos_of(source, images=None, split=None):
     """`(names, paths)` of the photos of a folder, an annotation file or a `RetrievalTable`: lists of strings.
 
     Args:
-        source: see `extract_features`.
+        source: see `extract_features`; hidden files of a folder are left out.
         images: folder of the photos of an annotation file, or of a table that has none.
         split: string, the split of an annotation file.
 
@@ -173,13 +173,18 @@ def photos_of(source, images=None, split=None):
     if not source.is_dir():
         table = read_annotations(source, split, images)
         return list(table.image_names), [str(path) for path in table.image_columns["images"]]
-    entries = sorted(path for path in source.rglob("*") if path.is_file())
+    entries = sorted(path for path in source.rglob("*") if path.is_file() and not _is_hidden(path, source))
     paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if len(paths) < len(entries):
         print(f"{source}: {len(entries) - len(paths)} files are no {', '.join(SUFFIXES)} and are left out.")
     if not paths:
         raise ValueError(f"{source}: there is no {', '.join(SUFFIXES)} file in this folder.")
     return [path.relative_to(source).as_posix() for path in paths], [str(path) for path in paths]
+
+
+def _is_hidden(path, folder):
+    """Whether a file, or a folder that it is in, is one of those that systems keep beside photos, such as `._a.jpg`."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _photos_of_table(table, images):

@@ -2,6 +2,7 @@ import csv
 import difflib
 import io
 import json
+import pathlib
 import posixpath
 import reprlib
 
@@ -108,6 +109,23 @@ def collect_annotations(path, split, image_column, caption_column, split_column)
     for given, line in splits.items():
         _check_spelling(path, line, given, split)
     return collector.finish()
+
+
+def read_column(path, column):
+    """The cells of one column of a `.tsv`, `.csv` or `.jsonl`, without the blank ones; see `load_pairs`.
+
+    Args:
+        path: path of the file.
+        column: string, its name in the header, or the key.
+
+    Returns:
+        list of strings.
+
+    Raises:
+        ValueError: names the line that is not as described, or the nearest column.
+    """
+    cells = [str(row[column]).strip() for _, row in _ROWS[pathlib.PurePath(path).suffix](path, [column])]
+    return [cell for cell in cells if cell]
 
 
 def _check_split(path, line, image, of_split, split_of):

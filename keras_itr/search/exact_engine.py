@@ -77,3 +77,6 @@ class ExactEngine:
         if len(store) != len(rows):
             raise ValueError(f"vectors.npy holds {len(store)} vectors, and there are {len(rows)} ids.")
         self.store = store
+
+    def discard(self):
+        """Remove what lies outside of the folder of the index."""

@@ -111,6 +111,9 @@ class FaissEngine:
             self.index = _faiss().read_index(str(path))
             self.coded = self.trained_with = len(self.exact.store)
 
+    def discard(self):
+        """Nothing lies outside of the folder."""
+
     def _prepare(self, alive):
         """Find centres if there are none, or too few; give codes to what was added since."""
         count = len(self.exact.store)

@@ -259,6 +259,11 @@ class GalleryIndex:
                 raise ValueError(f"{directory}: {one_line(error)}") from error
         return index
 
+    def discard(self):
+        """Remove what the index holds outside of its folder: the collection in Milvus. Then it is of no use."""
+        if self._engine is not None:
+            self._engine.discard()
+
     def _first_id(self):
         return list(itertools.islice(self._rows, 1))
 

@@ -11,26 +11,31 @@ FORMAT = 1
 REMEDY = "index anew, or restore the folder from a copy."
 
 
-def write_manifest(directory, description):
-    """Write `index.json`: a description, and the size and SHA-256 of every other file of the folder.
+def write_manifest(directory, description, name=MANIFEST):
+    """Write a description, and the size and SHA-256 of every file of the folder and of those below that have none.
 
     Args:
         directory: `Path` of the folder.
         description: dict that JSON can hold.
+        name: string, name of the file to write, default `index.json`.
     """
+    apart = {path.parent for path in directory.rglob(MANIFEST)}
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.parent not in apart)
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _checksum(path)} for path in sorted(directory.iterdir())
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": _checksum(path)}
+        for path in paths
     }
     text = json.dumps({"format": FORMAT, **description, "files": files}, indent=1, ensure_ascii=False)
-    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (directory / name).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(directory, verify=True):
+def read_manifest(directory, verify=True, name=MANIFEST):
     """The dict that `write_manifest` wrote, once the files are found to be those it describes.
 
     Args:
         directory: the folder.
         verify: bool, default True: compare checksums, which reads every file; False: sizes alone.
+        name: string, name of the file, default `index.json`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no index in it.
@@ -47,9 +52,9 @@ def read_manifest(directory, verify=True):
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: there is no such folder; save an index there first.")
-    path = directory / MANIFEST
+    path = directory / name
     if not path.is_file():
-        raise FileNotFoundError(f"{directory}: holds no index, for it has no {MANIFEST}.")
+        raise FileNotFoundError(f"{directory}: holds no index, for it has no {name}.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], manifest["files"]
@@ -57,8 +62,8 @@ def read_manifest(directory, verify=True):
         raise ValueError(f"{path}: is damaged ({one_line(error)}); {REMEDY}") from error
     if version != FORMAT:
         raise ValueError(f"{path}: has format {version}, this version of keras_itr reads {FORMAT}; index anew.")
-    for name, expected in files.items():
-        _check_file(directory / name, expected, verify)
+    for file, expected in files.items():
+        _check_file(directory / file, expected, verify)
     return manifest
 
 
@@ -69,7 +74,7 @@ def _check_file(path, expected, verify):
     if size != expected["bytes"]:
         raise ValueError(f"{path}: has {size:,} bytes of {expected['bytes']:,}, so it is not whole; {REMEDY}")
     if verify and _checksum(path) != expected["sha256"]:
-        raise ValueError(f"{path}: is damaged, for its SHA-256 is not the one in {MANIFEST}; {REMEDY}")
+        raise ValueError(f"{path}: is damaged, for its SHA-256 is not the one that was saved; {REMEDY}")
 
 
 def _checksum(path):

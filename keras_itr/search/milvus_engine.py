@@ -124,6 +124,9 @@ class MilvusEngine:
         self.client.load_collection(self.collection)
         self.count = int(rows[-1]) + 1 if len(rows) else 0
 
+    def discard(self):
+        self.client.drop_collection(self.collection)
+
     def _found(self, queries, k):
         return self.client.search(
             self.collection,

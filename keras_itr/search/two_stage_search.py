@@ -6,7 +6,7 @@ from keras_itr.files import read_rows
 from keras_itr.models.encoding import features_of, resident_candidates, run_encoder, score_blocks, score_candidates
 from keras_itr.models.tgdt import TGDT
 from keras_itr.progress import SlowBar
-from keras_itr.search.nearest import best_first, nearest
+from keras_itr.search.nearest import best_first, nearest, pair_products
 from keras_itr.search.region_words import RegionWordScorer
 from keras_itr.search.two_stage import check_length
 
@@ -126,6 +126,30 @@ class TwoStageSearch:
     def text_to_image(self, texts, images):
         """The best images of every caption: a `Ranking` of `top_k_text_to_image` images. See `image_to_text`."""
         return self._search(images, texts, "text", self.top_k_text_to_image)
+
+    def order_shortlists(self, queries, gallery, ids, query_side):
+        """Order shortlists that were made elsewhere, such as by a `GalleryIndex`.
+
+        Args:
+            queries: features of `Q` images or captions, see `encode_images` and `encode_texts`.
+            gallery: features of `G` items of the other side.
+            ids: int `(Q, K)`, the rows of the gallery in each shortlist.
+            query_side: `"image"` or `"text"`, what the queries are.
+
+        Returns:
+            A `Ranking` of the same rows.
+
+        Raises:
+            ValueError: if `ids` has another shape or names a row that is not there.
+        """
+        ids = np.sort(np.asarray(ids), axis=-1)
+        count, length = len(queries["embedding"]), len(gallery["embedding"])
+        if ids.ndim != 2 or len(ids) != count or ids.dtype.kind not in "iu" or not ids.size:
+            raise ValueError(f"ids must be int ({count}, K), a shortlist of each query, got {ids.dtype} {ids.shape}.")
+        if ids.min() < 0 or ids.max() >= length:
+            raise ValueError(f"ids must be rows of {length} items, received {ids.min()} to {ids.max()}.")
+        coarse = pair_products(np.asarray(queries["embedding"]), gallery["embedding"], ids)
+        return _ordered(ids, self._second_stage(queries, gallery, ids, coarse, query_side))
 
     def _search(self, images, texts, query_side, k):
         images = features_of(self.model, "image", images, verbose=self.verbose)
