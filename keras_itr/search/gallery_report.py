@@ -28,6 +28,8 @@ li img, .missing { width: 100%; aspect-ratio: 4 / 3; object-fit: cover; display:
 .rank { font-weight: 700; color: var(--accent); }
 .name { overflow-wrap: anywhere; font-size: .9rem; }
 .captions .name { font-size: 1rem; }
+.photos .name { order: 1; grid-column: 1 / -1; font-size: .8rem; line-height: 1.35; }
+.photos .score { grid-column: 3; }
 .score { font-variant-numeric: tabular-nums; color: var(--soft); font-size: .85rem; }
 """
 

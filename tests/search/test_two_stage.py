@@ -113,6 +113,8 @@ def test_numpy_is_enough():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'jax', 'torch']))\n"
         "import keras_itr, numpy\n"
-        "assert keras_itr.search.two_stage_order(numpy.eye(2), numpy.eye(2), 1).tolist() == [[0], [1]]"
+        "assert keras_itr.search.two_stage_order(numpy.eye(2), numpy.eye(2), 1).tolist() == [[0], [1]]\n"
+        "index = keras_itr.search.GalleryIndex(); index.add([3, 5], numpy.eye(2))\n"
+        "assert index.search(numpy.eye(2), 1)[0].tolist() == [[3], [5]]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=pathlib.Path(__file__).parents[2])
