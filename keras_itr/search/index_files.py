@@ -51,7 +51,7 @@ def read_manifest(directory, verify=True, name=MANIFEST):
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: there is no such folder; save an index there first.")
+        raise FileNotFoundError(f"{directory}: there is no such folder; make an index there first (tools/index.py).")
     path = directory / name
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: holds no index, for it has no {name}.")

@@ -21,9 +21,11 @@ def command(*arguments, cwd=ROOT):
         "convert.py",
         "evaluate.py",
         "extract_features.py",
+        "index.py",
         "list_presets.py",
         "make_presets.py",
         "make_teachers.py",
+        "search.py",
         "train.py",
     ],
 )
