@@ -12,6 +12,7 @@ from keras_itr.search.gallery_index import GalleryIndex
 from keras_itr.search.gallery_source import preset_identity
 from keras_itr.search.index_files import read_manifest
 from keras_itr.search.known_gallery import GALLERY
+from keras_itr.search.two_stage import check_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Gallery:
             ValueError: for a photo that cannot be decoded, an empty caption, or `k` below 1.
         """
         query_side, query = _kind(query)
+        check_length(k)
         marks = [time.perf_counter()]
         rerank = rerank and self.model.second_stage and query_side != self.side
         marks.append(time.perf_counter())

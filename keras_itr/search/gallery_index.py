@@ -132,16 +132,13 @@ class GalleryIndex:
         Raises:
             ValueError: names an id that is not there; then nothing is deleted.
         """
-        ids = checked_ids(ids, self._first_id())
-        absent = [item for item in ids if item not in self._rows]
-        if absent:
-            raise ValueError(f"id {absent[0]!r} is not in the index, which holds {len(self)} items.")
-        if not ids:
+        rows = self._rows_of(ids)
+        if not len(rows):
             return
-        rows = np.array([self._rows.pop(item) for item in ids], np.int64)
         self._engine.delete(rows)
         self._alive[rows] = False
         for row in rows:
+            del self._rows[self._ids[row]]
             self._ids[row] = None
         self.recall = None
 
@@ -166,7 +163,7 @@ class GalleryIndex:
 
     def vectors(self, ids):
         """The vectors of items, as they are stored: `(N, D)`, float32 or float16."""
-        return self._engine.vectors(np.array([self._rows[item] for item in checked_ids(ids)], np.int64))
+        return self._engine.vectors(self._rows_of(ids))
 
     def measure_recall(self, queries=None, k=10, sample=256):
         """How many of the `k` best items the engine finds, against exact search, in percent.
@@ -266,6 +263,13 @@ class GalleryIndex:
 
     def _first_id(self):
         return list(itertools.islice(self._rows, 1))
+
+    def _rows_of(self, ids):
+        ids = checked_ids(ids, self._first_id())
+        absent = [item for item in ids if item not in self._rows]
+        if absent:
+            raise ValueError(f"id {absent[0]!r} is not in the index, which holds {len(self)} items.")
+        return np.array([self._rows[item] for item in ids], np.int64)
 
     def _start(self, dim):
         self._engine = ENGINES[self.engine_name](dim, **self._settings)

@@ -76,18 +76,19 @@ def index_gallery(
     if on_error not in ("skip", "raise"):
         raise ValueError(f"on_error must be 'skip' or 'raise', got {on_error!r}.")
     directory, batch_size = Path(directory), check_length(batch_size, "batch_size")
-    # Settings that do not fit are found now, not after an hour.
-    GalleryIndex(engine=engine, **settings)
+    # A setting that does not fit, or an engine that is not installed, is found now, not after an hour.
+    GalleryIndex(1, engine, **settings)
     items = GallerySource.read(source, column)
     preset, content = preset_identity(preset)
     known = KnownGallery(directory, content, items.side, settings.get("dtype", "float32"))
     keys = item_keys(items.names, items.marks)
-    new = {key: x for key, x in zip(keys, items.inputs, strict=True) if key not in known.rows | known.faults}
+    done_before = known.rows.keys() | known.faults.keys()
+    new = {key: x for key, x in zip(keys, items.inputs, strict=True) if key not in done_before}
     partial = directory.with_name(f".{directory.name}.partial")
     batches = EmbeddedBatches(partial, new, [content, items.side, str(batch_size)], batch_size)
     broken = batches.embed(_Encoder(preset, items.side, batch_size, on_error), verbose)
-    faults = {key: fault for key, fault in (known.faults | broken).items() if key in set(keys)}
-    good = [place for place, key in enumerate(keys) if key not in faults]
+    faults = {key: fault for key in keys if (fault := broken.get(key) or known.faults.get(key))}
+    good = {key: name for key, name in zip(keys, items.names, strict=True) if key not in faults}
     if not good:
         raise ValueError(f"{source}: none of the {len(keys)} photos can be decoded; the first: {faults[keys[0]]}")
     description = {
@@ -96,11 +97,14 @@ def index_gallery(
         "side": items.side,
         "source": str(Path(source).resolve()),
         "engine": engine,
-        "settings": settings,
+        "settings": {name: value for name, value in settings.items() if name != "token"},
         "faults": faults,
     }
-    if (known.keys, known.description) != ([keys[place] for place in good], description):
-        _write(directory, items, good, lambda key: (batches if key in new else known).features(key), description)
+    if (known.keys, known.description) != (list(good), description):
+        marks = items.marks[[key in good for key in keys]]
+        _write(
+            directory, good, marks, lambda key: (batches if key in new else known).features(key), description, settings
+        )
         known.discard()
     shutil.rmtree(partial, ignore_errors=True)
     done = {
@@ -153,36 +157,40 @@ class _Encoder:
         return {name: np.asarray(rows)[: len(batch)] for name, rows in features.items()}
 
 
-def _write(directory, items, good, features_of, description):
-    """The gallery as a whole, its items in the order of `items`."""
-    settings = _own_collection(description, [items.names[place] for place in good])
-    index = GalleryIndex(engine=description["engine"], **settings)
-    keys = item_keys(items.names, items.marks)
+def _write(directory, good, marks, features_of, description, settings):
+    """The gallery as a whole.
+
+    Args:
+        good: dict of key to name of the items, in order.
+        marks: int `(N, 2)`, their sizes and times of change.
+        features_of: function of a key to the arrays of its item.
+        settings: of the engine, with what must not be written down.
+    """
+    if description["engine"] == "milvus":
+        settings = {**settings, **_own_collection(description, good)}
+    index, keys = GalleryIndex(engine=description["engine"], **settings), list(good)
+    index.notes = {name: description[name] for name in ("preset", "side", "source")}
     with folder_written_whole(directory, overwrite=(directory / GALLERY).is_file()) as aside:
         local = Rows(len(good), aside / "features", f"{description['side']}_")
         for start in range(0, len(good), _BLOCK):
-            block = good[start : start + _BLOCK]
-            rows = [features_of(keys[place]) for place in block]
-            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            index.add([items.names[place] for place in block], stacked["embedding"])
-            if len(stacked) > 1:
-                local.write(start, stacked)
+            rows = [features_of(key) for key in keys[start : start + _BLOCK]]
+            block = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            index.add([good[key] for key in keys[start : start + _BLOCK]], block["embedding"])
+            if len(block) > 1:
+                local.write(start, block)
         local.done()
-        index.notes = {"preset": description["preset"], "side": description["side"], "source": description["source"]}
         index.save(aside / "index")
-        np.save(aside / "marks.npy", items.marks[good])
+        np.save(aside / "marks.npy", marks)
         write_manifest(aside, description, GALLERY)
     if index.recall:
         print("{recall} % of the {k} nearest are found, by {queries} {of}.".format(**index.recall))
 
 
-def _own_collection(description, names):
-    """The engine's settings; in Milvus a collection for this state of the gallery, beside that of the last one."""
-    settings = description["settings"]
-    if description["engine"] != "milvus":
-        return settings
-    state = digest([json.dumps(description), *names])[:12]
-    return {**settings, "overwrite": True, "collection": f"{settings.get('collection', 'gallery')}_{state}"}
+def _own_collection(description, good):
+    """A collection in Milvus for this state of the gallery, beside that of the last one."""
+    name = description["settings"].get("collection", "gallery")
+    state = digest([json.dumps(description), *good])[:12]
+    return {"overwrite": True, "collection": f"{name}_{state}"}
 
 
 def _report(directory, side, done, faults):

@@ -54,6 +54,9 @@ class GallerySource:
         source = Path(source)
         if source.is_dir():
             names, paths = photos_of(source)
+            for name in names:
+                if not name.isascii() and name != name.encode(errors="replace").decode():
+                    raise ValueError(f"{source}: the name {name!r} is not UTF-8; rename the photo.")
             states = [os.stat(path) for path in paths]
             marks = np.array([(state.st_size, state.st_mtime_ns) for state in states], np.int64)
             return cls("image", names, paths, marks)

@@ -62,13 +62,13 @@ class KnownGallery:
 
     def _read(self, directory, wanted):
         manifest = read_manifest(directory, name=GALLERY)
-        index = GalleryIndex.load(directory / "index")
-        dtype = index.settings.get("dtype", "float32")
+        self.index = GalleryIndex.load(directory / "index")
+        dtype = self.index.settings.get("dtype", "float32")
         if (manifest["preset_digest"], manifest["side"], dtype) != wanted:
             return
         marks = np.load(directory / "marks.npy", allow_pickle=False)
         self.description = {name: value for name, value in manifest.items() if name not in ("format", "files")}
-        self.index, self.ids, self.faults = index, index.ids, manifest["faults"]
+        self.ids, self.faults = self.index.ids, manifest["faults"]
         self.keys = item_keys(self.ids, marks)
         if (directory / "features").is_dir():
             self.local = read_rows(directory / "features", f"{manifest['side']}_")

@@ -274,6 +274,8 @@ def test_a_gallery_fits_one_preset_and_says_what_is_wrong(photos, tmp_path):
     with pytest.raises(ValueError, match="no preset is called 'cusa_shape'"):
         Gallery(tmp_path / "gallery", preset="cusa_shape")
     gallery = Gallery(tmp_path / "gallery", preset=tmp_path / "moved")
+    with pytest.raises(ValueError, match="k must be an integer of at least 1"):
+        gallery.search("a circle", k=0)
     for query, error, message in (
         (" ", ValueError, "the query is empty"),
         ("none.jpg", FileNotFoundError, r"none\.jpg: no such file.*is taken for a photo"),

@@ -181,6 +181,8 @@ def test_faulty_questions_and_settings():
             index.search(queries, k)
     with pytest.raises(ValueError, match="id 'x' is not in the index, which holds 500 items"):
         index.delete(["000.jpg", "x"])
+    with pytest.raises(ValueError, match="id 'x' is not in the index"):
+        index.vectors(["x"])
     assert len(index) == 500
     with pytest.raises(ValueError, match="unknown engine 'fais'; engines are exact, faiss, milvus"):
         GalleryIndex(engine="fais")
