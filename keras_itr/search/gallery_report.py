@@ -92,7 +92,7 @@ def found_table(found):
         f"{rank:4}  {_score(score):>{width}}  {' '.join(item.split())}"
         for rank, (item, score) in enumerate(zip(found.ids, found.scores, strict=True), 1)
     ]
-    return "\n".join([*rows, _about(found)])
+    return "\n".join([*rows, about(found)])
 
 
 def found_json(found):
@@ -131,7 +131,7 @@ def found_page(found):
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{_STYLE}</style></head><body>",
         f"<header>{thumbnails([Path(found.query)])[0] if of_photo else ''}<h1>{title}</h1>",
-        f'<p class="about">{html.escape(_about(found))}</p></header>',
+        f'<p class="about">{html.escape(about(found))}</p></header>',
         f'<ol class="{"photos" if photos else "captions"}">',
         *cards,
         "</ol></body></html>",
@@ -159,7 +159,7 @@ def _score(score):
     return f"{score:.4f}"
 
 
-def _about(found):
+def about(found):
     """One line: where was searched, by what, and how long it took."""
     how = "embeddings and second stage" if found.reranked else "embeddings"
     parts = ["encode", "search", "rerank"] if found.reranked else ["encode", "search"]

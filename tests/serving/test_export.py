@@ -10,8 +10,8 @@ from serving_support import METHODS, photo_model
 from support import region_backbone
 
 from keras_itr.models import CUSA, from_preset
-from keras_itr.serving import export
-from keras_itr.serving.samples import make_samples
+from keras_itr.serving import export, load_openvino
+from keras_itr.serving.samples import TEXTS, make_samples
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exports are made under TensorFlow; one other case covers the rest"
@@ -139,6 +139,18 @@ def _without_weights(tmp_path):
     for file in (tmp_path / "preset").glob("*.weights.h5"):
         file.unlink()
     return from_preset(tmp_path / "preset")
+
+
+@on_tensorflow
+def test_openvino_encoders_are_the_models(tmp_path):
+    pytest.importorskip("openvino", reason="the format needs the extra openvino")
+    model = photo_model("clip")
+    card = exported(model, tmp_path / "clip", also=["openvino"])
+    assert all(cosines["float32"] > 0.999999 for cosines in card["openvino"].values())
+    assert all(0.99 < cosines["bfloat16"] < 0.9999999 for cosines in card["openvino"].values())
+    inputs = {key: np.asarray(x) for key, x in model.preprocessor({"text": list(TEXTS)}).items()}
+    encode = load_openvino(tmp_path / "clip/openvino/1/text.xml", "float32", threads=1)
+    np.testing.assert_allclose(encode(inputs), model.embed_texts(list(TEXTS)), atol=1e-5)
 
 
 @on_tensorflow

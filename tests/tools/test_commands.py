@@ -20,11 +20,13 @@ def command(*arguments, cwd=ROOT):
     [
         "convert.py",
         "evaluate.py",
+        "export.py",
         "extract_features.py",
         "index.py",
         "list_presets.py",
         "make_presets.py",
         "make_teachers.py",
+        "page.py",
         "search.py",
         "train.py",
     ],
