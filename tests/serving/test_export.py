@@ -147,7 +147,8 @@ def test_openvino_encoders_are_the_models(tmp_path):
     model = photo_model("clip")
     card = exported(model, tmp_path / "clip", also=["openvino"])
     assert all(cosines["float32"] > 0.999999 for cosines in card["openvino"].values())
-    assert all(0.99 < cosines["bfloat16"] < 0.9999999 for cosines in card["openvino"].values())
+    # A processor without bfloat16 computes in float32.
+    assert all(cosines["bfloat16"] > 0.99 for cosines in card["openvino"].values())
     inputs = {key: np.asarray(x) for key, x in model.preprocessor({"text": list(TEXTS)}).items()}
     encode = load_openvino(tmp_path / "clip/openvino/1/text.xml", "float32", threads=1)
     np.testing.assert_allclose(encode(inputs), model.embed_texts(list(TEXTS)), atol=1e-5)
