@@ -145,11 +145,13 @@ def _best_of_range(blocks, gallery, size, columns, valid, start, stop):
     """`(Q, K)` ids and products of the best items from `start` to `stop`, of all blocks of queries."""
     dtype, rows = blocks[0].dtype, len(blocks[0])
     best = [RunningBest(rows, size) for _ in blocks]
-    # One buffer for all products: fresh memory costs more than what is written to it.
-    products = np.empty((rows, columns), dtype)
+    # Buffers, for fresh memory costs more than what is written to it.
+    products, buffer = np.empty((rows, columns), dtype), np.zeros((columns, gallery.shape[1]), dtype)
     for at in range(start, stop, columns):
-        count = min(columns, stop - at)
-        tile = _padded(np.asarray(gallery[at : at + count], dtype), columns)
+        count, tile = min(columns, stop - at), gallery[at : at + columns]
+        if count < columns or tile.dtype != dtype:
+            buffer[:count] = tile[:count]
+            tile = buffer
         for block, running in zip(blocks, best, strict=True):
             np.matmul(block, tile.T, out=products)
             products[:, count:] = -np.inf
