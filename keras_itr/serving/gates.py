@@ -42,7 +42,8 @@ def check_export(directory, samples, weight_bytes, warmup, tolerance=TOLERANCE, 
         weight_bytes: int, of the weights that the functions use.
         warmup: path of the file of warm-up requests.
         tolerance: float, largest difference to the Keras model relative to the largest value of an output, at
-            least 1; ten times as much for the score of `score_pairs`; None for an export of another precision, whose cosines are reported.
+            least 1; ten times as much for the score of `score_pairs`; None for an export of another precision, whose
+            cosines are reported.
         python: the interpreter of the clean process; one of another environment tests another TensorFlow.
 
     Returns:
