@@ -56,6 +56,17 @@ class ClampedTemperature(keras.layers.Layer):
         )
         self.built = True
 
+    @classmethod
+    def of_three(cls, numbers, argument, **kwargs):
+        """A layer of `(initial, minimum, maximum)`, as methods take them; `argument` is its name for the message."""
+        try:
+            initial, minimum, maximum = map(float, numbers)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{argument} must be three numbers, (initial, minimum, maximum), received {numbers!r}."
+            ) from error
+        return cls(initial, minimum, maximum, **kwargs)
+
     def call(self, logits=None):
         value = ops.convert_to_tensor(self.value)
         value = value + ops.stop_gradient(self._clip(value) - value)

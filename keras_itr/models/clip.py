@@ -60,7 +60,7 @@ class CLIP(JointEmbeddingRetriever):
     ):
         super().__init__(backbone, embedding_dim, preprocessor, **kwargs)
         # Layers.
-        self.tau = ClampedTemperature(*temperature, trainable=trainable_temperature, name="tau")
+        self.tau = ClampedTemperature.of_three(temperature, "temperature", trainable=trainable_temperature, name="tau")
         # Configuration.
         self.temperature = tuple(temperature)
         self.trainable_temperature = trainable_temperature

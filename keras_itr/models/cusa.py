@@ -96,7 +96,9 @@ class CUSA(ImageTextRetriever):
         cross_modal = bool(contrastive_weight or csa_weight)
         self.image_head = self._head("image_head") if cross_modal else None
         self.text_head = self._head("text_head") if cross_modal else None
-        self.tau_itc = ClampedTemperature(*temperature, name="tau_itc") if contrastive_weight else None
+        self.tau_itc = (
+            ClampedTemperature.of_three(temperature, "temperature", name="tau_itc") if contrastive_weight else None
+        )
         self.alignment = SoftLabelAlignment(
             csa_weight, usa_weight, csa_temperature, usa_temperature, teacher_temperature, name="alignment"
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from keras_itr.hub_handles import is_handle, local_source
 from keras_itr.messages import one_line
 from keras_itr.models.preset_index import has_weights, how_to_get_weights, preset_directory, read_index
+from keras_itr.models.rebuilding import rebuilt
 from keras_itr.models.retriever import ImageTextRetriever
 
 
@@ -21,7 +22,8 @@ def from_preset(preset, load_weights=None, **overrides):
             before it was trained; True makes missing weights an error; False
             builds the architecture with random weights.
         **overrides: constructor arguments in place of the saved ones, such as
-            CODER's `graph`.
+            CODER's `graph`. `plugins=(SoftLabelAlignment(),)` puts new plug-ins on
+            the weights of the preset.
 
     Returns:
         An `ImageTextRetriever`.
@@ -41,6 +43,9 @@ def from_preset(preset, load_weights=None, **overrides):
     ```
     """
     source = str(preset)
+    if "plugins" in overrides:
+        plugins = overrides.pop("plugins")
+        return rebuilt(from_preset(preset, load_weights, **overrides), plugins=plugins)
     if is_handle(source):
         return _from_hub(source, load_weights, overrides)
     directory = _locate(source)

@@ -1,7 +1,6 @@
-from keras import ops
-
 from keras_itr.layers import GridTower
 from keras_itr.models.backbone import DualEncoderBackbone
+from keras_itr.models.rebuilding import rebuilt
 from keras_itr.preprocessing import RetrievalPreprocessor
 
 
@@ -42,21 +41,4 @@ def with_grid_features(model, grid_features, image_converter):
         raise ValueError(f"the image tower reads {old.image_tower.input_key!r}, not rows of features; nothing to add.")
     backbone = DualEncoderBackbone(GridTower(grid_features, old.image_tower), old.text_tower, old.embedding_dim)
     tokenizer = getattr(model.preprocessor, "tokenizer", None)
-    config = {**model.get_config(), "backbone": backbone}
-    config["preprocessor"] = RetrievalPreprocessor(tokenizer, image_converter)
-    config["plugins"] = model.plugins
-    photo_model = type(model).from_config(config)
-    for old_weight, weight in zip(_own(model), _own(photo_model), strict=True):
-        # By value: two variables must not share a buffer, which JAX donates to the step that updates one of them.
-        weight.assign(ops.convert_to_numpy(old_weight))
-    for layer in photo_model.training_only_layers():
-        layer.reset()
-    photo_model.missing_weights = model.missing_weights
-    return photo_model
-
-
-def _own(model):
-    """The weights outside the towers and what only training needs, in an order that the configuration decides."""
-    parts = (model.backbone.image_tower, model.backbone.text_tower, *model.training_only_layers())
-    left_out = {id(weight) for part in parts for weight in part.weights}
-    return [weight for weight in model.weights if id(weight) not in left_out]
+    return rebuilt(model, backbone=backbone, preprocessor=RetrievalPreprocessor(tokenizer, image_converter))

@@ -1,10 +1,12 @@
 """A published CLIP into a backbone of CLIP towers, as the start of a training."""
 
+from pathlib import Path
+
 from keras_itr.layers.clip_text_tower import CLIPTextTower
 from keras_itr.layers.clip_vision_tower import CLIPVisionTower
 from keras_itr.layers.hub_presets import check_sizes, read_hub_backbone
 from keras_itr.models.from_preset import from_preset
-from keras_itr.models.preset_index import is_retriever
+from keras_itr.models.preset_index import is_retriever, read_index
 
 _SHARED = ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")
 # Of a tower's configuration what may differ where weights are equal.
@@ -57,10 +59,16 @@ def load_initial_weights(backbone, preset, sides=SIDES):
     import keras_hub
 
     preset = str(preset)
-    if is_retriever(preset):
+    if isinstance(sides, str) or not sides or not set(sides) <= set(SIDES):
+        raise ValueError(f'sides must be some of {SIDES}, such as ("text",), received {sides!r}.')
+    if is_retriever(preset) or preset in read_index():
         return _load_ours(backbone, preset, sides)
     if tuple(sides) != SIDES:
-        raise ValueError(f"{preset!r} must be a preset of this package to fill the {sides[0]} tower alone.")
+        there = "is no preset of this package" if Path(preset).is_dir() else "is not there"
+        raise ValueError(
+            f"initial weights {preset!r} of the {sides[0]} tower: {there}; convert the encoder first: "
+            f"python tools/convert.py FOLDER {preset}."
+        )
     _check_classes(backbone, preset, {"image": CLIPVisionTower, "text": CLIPTextTower})
     clip = read_hub_backbone(keras_hub.models.CLIPBackbone, preset)
     sides = (

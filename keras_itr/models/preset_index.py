@@ -83,7 +83,10 @@ def how_to_get_weights(source):
     name = entry["recipe"].removesuffix(".yaml")
     train = " ".join([f"python tools/train.py recipes/{entry['recipe']}", *(f"--set {x}" for x in entry["overrides"])])
     place = preset_home() / source
-    ways = [f"train them: {train} --data_dir DATA; then load runs/{name}/best, or copy that folder to {place}"]
+    ways = [
+        f"train them, in a clone of the project: {train} --data_dir DATA; then load runs/{name}/best, or copy that "
+        f"folder to {place}"
+    ]
     if entry["converts"]:
         ways.append(f"convert the authors' checkpoint: python tools/convert.py CHECKPOINT {place} --allow_pickle")
     return f"{'; or '.join(ways)}; or pass load_weights=False for random ones."

@@ -8,7 +8,13 @@ from keras_itr.models.backbone import DualEncoderBackbone
 from keras_itr.models.encoding import features_of, run_encoder, score_blocks, score_pairs
 from keras_itr.models.freezing import settle_frozen_layers
 from keras_itr.models.image_ids import checked_ids
-from keras_itr.models.preset_index import preset_directory, read_index
+from keras_itr.models.preset_index import (
+    has_weights,
+    how_to_get_weights,
+    is_retriever,
+    preset_directory,
+    read_index,
+)
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -114,6 +120,8 @@ class ImageTextRetriever(keras_hub.models.Task):
             plugins: plug-ins whose terms are added.
         """
         settle_frozen_layers(self.backbone)
+        if not isinstance(plugins, list | tuple) or not all(hasattr(plugin, "term_weights") for plugin in plugins):
+            raise ValueError(f"plugins must be a tuple such as (SoftLabelAlignment(),), received {plugins!r}.")
         self.plugins = list(plugins)
         self.term_weights = dict(term_weights)
         names = [*term_weights, *monitors]
@@ -312,6 +320,8 @@ class ImageTextRetriever(keras_hub.models.Task):
     def from_preset(cls, preset, load_weights=True, **kwargs):
         """keras-hub's own, with names of the package; `keras_itr.models.from_preset` is the one to use."""
         source = str(preset_directory(preset) if preset in read_index() else preset)
+        if load_weights and is_retriever(source) and not has_weights(source):
+            raise ValueError(f"preset {preset!r} has no weights; {how_to_get_weights(preset)}")
         model = super().from_preset(source, load_weights=load_weights, **kwargs)
         for layer in model.training_only_layers():
             layer.reset()
@@ -360,10 +370,11 @@ class ImageTextRetriever(keras_hub.models.Task):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        config["plugins"] = [
-            keras.saving.deserialize_keras_object(plugin) if isinstance(plugin, dict) else plugin
-            for plugin in config.get("plugins", ())
-        ]
+        if isinstance(config.get("plugins"), list | tuple):
+            config["plugins"] = [
+                keras.saving.deserialize_keras_object(plugin) if isinstance(plugin, dict) else plugin
+                for plugin in config["plugins"]
+            ]
         return super().from_config(config)
 
     def _uni_modal(self, method):

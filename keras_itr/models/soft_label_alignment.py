@@ -58,10 +58,18 @@ class SoftLabelAlignment(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        for name, value in (("csa_weight", csa_weight), ("usa_weight", usa_weight)):
+            if not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"{name} must be a number of at least 0, received {value!r}.")
+        if not isinstance(teacher_temperature, int | float) or teacher_temperature <= 0:
+            raise ValueError(f"teacher_temperature must be a number above 0, received {teacher_temperature!r}.")
         # Layers.
-        self.tau_csa = ClampedTemperature(*csa_temperature, name="tau_csa") if csa_weight else None
-        self.tau_usa_image = ClampedTemperature(*usa_temperature, name="tau_usa_image") if usa_weight else None
-        self.tau_usa_text = ClampedTemperature(*usa_temperature, name="tau_usa_text") if usa_weight else None
+        temperature = ClampedTemperature.of_three
+        self.tau_csa = temperature(csa_temperature, "csa_temperature", name="tau_csa") if csa_weight else None
+        self.tau_usa_image, self.tau_usa_text = (
+            temperature(usa_temperature, "usa_temperature", name=name) if usa_weight else None
+            for name in ("tau_usa_image", "tau_usa_text")
+        )
         with_heads = bool(heads and usa_weight)
         self.image_head = UniversalHead(name="image_head", dtype=self.dtype_policy) if with_heads else None
         self.text_head = UniversalHead(name="text_head", dtype=self.dtype_policy) if with_heads else None
@@ -133,6 +141,8 @@ class SoftLabelAlignment(keras.layers.Layer):
                 f"soft-label alignment needs {key!r} in training, received {', '.join(map(repr, inputs))}; "
                 "add the teacher's features (tools/make_teachers.py writes them) or set csa_weight and usa_weight to 0."
             )
+        if len(inputs[key].shape) != 2:
+            raise ValueError(f"{key} must be (B, width), one vector per pair, received {tuple(inputs[key].shape)}.")
         return inputs[key]
 
     def get_config(self):

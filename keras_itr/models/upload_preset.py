@@ -2,7 +2,7 @@ import tempfile
 from pathlib import Path
 
 from keras_itr import hub_handles
-from keras_itr.models.preset_index import has_weights
+from keras_itr.models.preset_index import has_weights, preset_directory, read_index
 
 _HUBS = ("hf://", "kaggle://")
 
@@ -16,7 +16,7 @@ def upload_preset(handle, preset):
     Args:
         handle: string: `"hf://user/model"` or
             `"kaggle://user/model/keras/variation"`.
-        preset: an `ImageTextRetriever`, or the directory that `save_to_preset` wrote.
+        preset: an `ImageTextRetriever`, the directory that `save_to_preset` wrote, or a name out of `list_presets()`.
 
     Raises:
         ValueError: for another handle, or a preset without weights.
@@ -38,6 +38,7 @@ def upload_preset(handle, preset):
         with tempfile.TemporaryDirectory() as directory:
             preset.save_to_preset(directory)
             return upload_preset(handle, directory)
+    preset = preset_directory(preset) if preset in read_index() else preset
     for needed, there in (("config.json", (Path(preset) / "config.json").is_file()), ("weights", has_weights(preset))):
         if not there:
             raise ValueError(f"{preset}: no preset that can be uploaded: it has no {needed}.")

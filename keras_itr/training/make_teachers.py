@@ -76,6 +76,8 @@ def make_teachers(
     """
     encoders = {"text": text_encoder, "image": image_encoder}
     encoders = {side: str(encoder) for side, encoder in encoders.items() if encoder is not None}
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"dtype must be 'float16' or 'float32', received {dtype!r}.")
     if not encoders:
         raise ValueError("give text_encoder, image_encoder or both: there is nothing to make.")
     if Path(source).suffix in (".yaml", ".yml"):

@@ -5,7 +5,7 @@ import pytest
 from preset_support import small_preset
 from support import region_backbone, region_data
 
-from keras_itr.models import CLIP, CUSA, from_preset
+from keras_itr.models import CLIP, CUSA, ImageTextRetriever, SoftLabelAlignment, from_preset
 
 
 @pytest.fixture
@@ -77,3 +77,31 @@ def test_the_warning_names_the_commands(tmp_path, monkeypatch):
         model.embed_texts(["a dog"])
     with pytest.raises(ValueError, match=r"'vse_infinity_f30k' has no weights .*recipes/vse_infinity_f30k\.yaml"):
         from_preset("vse_infinity_f30k", load_weights=True)
+
+
+def test_a_plug_in_goes_on_the_weights_of_a_preset():
+    plain, plugged = from_preset("clip_shapes"), from_preset("clip_shapes", plugins=(SoftLabelAlignment(),))
+    assert [plugin.name for plugin in plugged.plugins] and set(plugged.term_weights) == {"itc", "csa", "usa"}
+    captions = ["a red circle", "a blue square"]
+    np.testing.assert_array_equal(plain.embed_texts(captions), plugged.embed_texts(captions))
+    assert plugged.embed_texts(captions, cross_modal=False).shape == (2, 96)
+    for wrong in (SoftLabelAlignment(), ("soft_label_alignment",)):
+        with pytest.raises(ValueError, match="plugins must be a tuple such as"):
+            from_preset("clip_shapes", plugins=wrong)
+    with pytest.raises(ValueError, match="preset 'clip_coco' has no weights; train them, in a clone of the project"):
+        ImageTextRetriever.from_preset("clip_coco")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"teacher_temperature": 0}, "teacher_temperature must be a number above 0, received 0"),
+        ({"csa_weight": -1}, "csa_weight must be a number of at least 0, received -1"),
+        ({"usa_weight": "a"}, "usa_weight must be a number of at least 0, received 'a'"),
+        ({"csa_temperature": 0.1}, "csa_temperature must be three numbers"),
+        ({"usa_temperature": (1, 2)}, "usa_temperature must be three numbers"),
+    ],
+)
+def test_impossible_plug_ins(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SoftLabelAlignment(**arguments)

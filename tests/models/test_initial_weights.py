@@ -147,5 +147,10 @@ def test_one_tower_starts_from_a_sentence_encoder_of_ours(tmp_path):
     with pytest.raises(ValueError, match="num_layers: preset has 2, tower has 1"):
         other = BertTextTower(12, 6, 10, **{**sizes, "num_layers": 1})
         load_initial_weights(DualEncoderBackbone(RegionTower(5, 8), other, 8), tmp_path, sides=("text",))
-    with pytest.raises(ValueError, match="must be a preset of this package to fill the text tower alone"):
-        load_initial_weights(backbone, "clip_vit_base_patch32", sides=("text",))
+    with pytest.raises(ValueError, match=r"of the text tower: is not there; convert .* tools/convert.py FOLDER minilm"):
+        load_initial_weights(backbone, "minilm", sides=("text",))
+    with pytest.raises(ValueError, match=r"need a TransformerTextTower as text_tower, received BertTextTower"):
+        load_initial_weights(backbone, "clip_shapes", sides=("text",))
+    for sides in ("text", ("txt",), ()):
+        with pytest.raises(ValueError, match="sides must be some of"):
+            load_initial_weights(backbone, tmp_path, sides=sides)
