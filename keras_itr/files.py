@@ -9,6 +9,11 @@ import numpy as np
 
 from keras_itr.messages import one_line
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks, and no TensorFlow of today.
+    fcntl = None
+
 
 @contextlib.contextmanager
 def written_whole(path):
@@ -34,7 +39,10 @@ def written_whole(path):
         aside.write_text("whole or not at all")
     ```
     """
-    path = Path(path)
+    # What a link points at is written, and the link stays; a device or a folder is nothing to replace.
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is there and is no file; name a file to write.")
     aside = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +86,15 @@ def folder_written_whole(path, overwrite=False):
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
         raise ValueError(f"{path} is there already; choose another folder, or pass overwrite to replace it.")
     aside, old = _beside(path)
+    with _lock(aside) as free:
+        if not free:
+            raise ValueError(f"{path} is being written by another process; wait until it is done.")
     for left in (aside, old):
         shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        yield aside
+        with _lock(aside):
+            yield aside
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
@@ -107,10 +119,71 @@ def complete_replacement(path):
     """
     path = Path(path)
     aside, old = _beside(path)
-    # The old one is moved away only when the new one is whole.
+    # The old one is moved away only when the new one is whole. While its writer lives, that is its own business.
     if not path.exists() and old.is_dir() and aside.is_dir():
-        os.replace(aside, path)
-        shutil.rmtree(old, ignore_errors=True)
+        with _lock(aside) as free:
+            if free:
+                os.replace(aside, path)
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def read_unreplaced(directory, read):
+    """The result of `read()`, which reads several files of a folder: all before or all after it was replaced.
+
+    Args:
+        directory: the folder, which `folder_written_whole` may replace meanwhile.
+        read: function without arguments; called again if it was.
+
+    Raises:
+        what `read` raises of a folder that stayed.
+
+    Example:
+
+    ```python
+    from pathlib import Path
+    from keras_itr.files import read_unreplaced
+
+    read_unreplaced("notes", lambda: [path.read_text() for path in Path("notes").glob("*.txt")])
+    ```
+    """
+    while True:
+        before = _identity(directory)
+        try:
+            result = read()
+        except (OSError, ValueError):
+            if _identity(directory) == before:
+                raise
+            continue
+        if _identity(directory) == before:
+            return result
+
+
+def _identity(directory):
+    """What tells a folder from the one that takes its place; None if there is none."""
+    try:
+        state = os.stat(directory)
+    except FileNotFoundError:
+        return None
+    # Numbers of files are used again: the time is that of the renaming.
+    return state.st_dev, state.st_ino, state.st_ctime_ns
+
+
+@contextlib.contextmanager
+def _lock(folder):
+    """Hold the lock of a folder that is there; yields whether it was free. It ends with the process at the latest."""
+    if fcntl is None or not folder.is_dir():
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _beside(path):

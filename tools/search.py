@@ -8,6 +8,7 @@ EXAMPLES = """examples:
   python tools/search.py "a dog on grass"
   python tools/search.py "a dog on grass" --k 10 --index gallery --html dogs.html
   python tools/search.py my_photo.jpg --index captions --json captions.json
+  python tools/search.py "a dog on grass" --json > dogs.json
 """
 
 
@@ -40,7 +41,13 @@ def parser():
     flags.add_argument("--no_rerank", dest="rerank", action="store_false", help="leave out the method's second stage")
     flags.add_argument("--no_verify", dest="verify", action="store_false", help="leave out the checksums of the files")
     flags.add_argument("--probes", type=int, help="faiss: lists searched, instead of the index's own number")
-    flags.add_argument("--json", help="also write the result to this file")
+    flags.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print JSON in place of the table, or also write it to a file",
+    )
     flags.add_argument("--html", help="also write a page with pictures to this file")
     return flags
 

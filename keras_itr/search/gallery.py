@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_itr.data.feature_extraction import SUFFIXES
 from keras_itr.data.missing_data import missing_file
-from keras_itr.files import complete_replacement, read_rows
+from keras_itr.files import complete_replacement, read_rows, read_unreplaced
 from keras_itr.search.gallery_index import GalleryIndex
 from keras_itr.search.gallery_source import preset_identity
 from keras_itr.search.index_files import read_manifest
@@ -78,11 +78,10 @@ class Gallery:
         started = time.perf_counter()
         self.directory = Path(directory)
         complete_replacement(self.directory)
-        self.manifest = read_manifest(self.directory, verify, GALLERY)
+        self.manifest, self.index, self._local = read_unreplaced(self.directory, lambda: self._read(verify, settings))
         self.side = self.manifest["side"]
         self.source = Path(self.manifest["source"])
         self.preset = self._checked_preset(preset)
-        self.index = GalleryIndex.load(self.directory / "index", verify, **settings)
         self.seconds = time.perf_counter() - started
 
     @functools.cached_property
@@ -92,7 +91,7 @@ class Gallery:
 
         return from_preset(self.preset, load_weights=True)
 
-    def search(self, query, k=10, rerank=True):
+    def search(self, query, k=10, rerank=True, query_side=None):
         """The best items for one caption or photo.
 
         Args:
@@ -100,6 +99,7 @@ class Gallery:
             k: int, default 10; more than the gallery is the gallery.
             rerank: bool, default True: use the method's second stage, if it has one and query and gallery are of two
                 kinds.
+            query_side: `"text"` or `"image"`, what the query is; None (default) tells by how it ends.
 
         Returns:
             A `Found`.
@@ -108,7 +108,7 @@ class Gallery:
             FileNotFoundError: for the path of a photo that is not there.
             ValueError: for a photo that cannot be decoded, an empty caption, or `k` below 1.
         """
-        query_side, query = _kind(query)
+        query_side, query = _kind(query, query_side)
         check_length(k)
         marks = [time.perf_counter()]
         rerank = rerank and self.model.second_stage and query_side != self.side
@@ -125,6 +125,12 @@ class Gallery:
         seconds["load"] += self.seconds
         ids = ids[:k].tolist()
         return Found(query, query_side, self.side, ids, scores[:k], rerank, self.source, seconds)
+
+    def _read(self, verify, settings):
+        manifest = read_manifest(self.directory, verify, GALLERY)
+        index = GalleryIndex.load(self.directory / "index", verify, **settings)
+        features = self.directory / "features"
+        return manifest, index, read_rows(features, f"{manifest['side']}_") if features.is_dir() else {}
 
     def _checked_preset(self, preset):
         made_with = self.manifest["preset"]
@@ -152,10 +158,6 @@ class Gallery:
         return TwoStageSearch(self.model, verbose=False)
 
     @functools.cached_property
-    def _local(self):
-        return read_rows(self.directory / "features", f"{self.side}_")
-
-    @functools.cached_property
     def _rows(self):
         return {item: row for row, item in enumerate(self.index.ids)}
 
@@ -178,10 +180,12 @@ class Gallery:
         return np.array([names[row] for row in rows[ranking.ids[0]]], np.str_), ranking.scores[0]
 
 
-def _kind(query):
+def _kind(query, side):
     """`"image"` or `"text"`, and the query as a string."""
+    if side not in (None, "image", "text"):
+        raise ValueError(f"query_side must be 'image', 'text' or None, received {side!r}.")
     text = str(query).strip()
-    if isinstance(query, Path) or text.lower().endswith(SUFFIXES):
+    if side == "image" or (side is None and (isinstance(query, Path) or text.lower().endswith(SUFFIXES))):
         if not Path(query).is_file():
             raise FileNotFoundError(f"{missing_file(query)} What ends with {', '.join(SUFFIXES)} is taken for a photo.")
         return "image", str(query)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_itr.files import complete_replacement, folder_written_whole
+from keras_itr.files import complete_replacement, folder_written_whole, read_unreplaced
 from keras_itr.messages import one_line
 from keras_itr.search.exact_engine import ExactEngine
 from keras_itr.search.faiss_engine import FaissEngine
@@ -30,7 +30,8 @@ class GalleryIndex:
     | `"faiss"` | `IVF,SQ8` above a size, see `FaissEngine` | `dtype`, `approximate_above`, `lists`, `probes` |
     | `"milvus"` | a Milvus file or server, see `MilvusEngine` | `uri`, `collection`, `overwrite`, `index_type`, ... |
 
-    `"faiss"` and `"milvus"` need `pip install "keras-itr[search]"`.
+    `"faiss"` and `"milvus"` need `pip install "keras-itr[search]"`. An index is of one thread, as lists and dicts are;
+    an index on disk may be loaded while another process saves it.
 
     Args:
         dim: int, width of the vectors; None (default) takes that of the first ones.
@@ -243,6 +244,10 @@ class GalleryIndex:
         """
         directory = Path(directory)
         complete_replacement(directory)
+        return read_unreplaced(directory, lambda: cls._read(directory, verify, settings))
+
+    @classmethod
+    def _read(cls, directory, verify, settings):
         manifest = read_manifest(directory, verify)
         index = cls(manifest["dim"], manifest["engine"], **{**manifest["settings"], **settings})
         index.notes, index.recall = manifest["notes"], manifest["recall"]

@@ -167,7 +167,7 @@ def _write(directory, good, marks, features_of, description, settings):
         settings: of the engine, with what must not be written down.
     """
     if description["engine"] == "milvus":
-        settings = {**settings, **_own_collection(description, good)}
+        settings = {**settings, **_own_collection(directory, description, good)}
     index, keys = GalleryIndex(engine=description["engine"], **settings), list(good)
     index.notes = {name: description[name] for name in ("preset", "side", "source")}
     with folder_written_whole(directory, overwrite=(directory / GALLERY).is_file()) as aside:
@@ -186,10 +186,10 @@ def _write(directory, good, marks, features_of, description, settings):
         print("{recall} % of the {k} nearest are found, by {queries} {of}.".format(**index.recall))
 
 
-def _own_collection(description, good):
-    """A collection in Milvus for this state of the gallery, beside that of the last one."""
+def _own_collection(directory, description, good):
+    """A collection in Milvus for this folder and this state of it, beside that of the last one."""
     name = description["settings"].get("collection", "gallery")
-    state = digest([json.dumps(description), *good])[:12]
+    state = digest([str(directory.resolve()), json.dumps(description), *good])[:12]
     return {"overwrite": True, "collection": f"{name}_{state}"}
 
 

@@ -51,7 +51,7 @@ def search_gallery(
         directory, preset, verify, **settings: of `Gallery`. For more than one query make a `Gallery` yourself: it
             loads the model once.
         query, k, rerank: of `Gallery.search`.
-        json_path: file for the same as JSON; None (default) writes none.
+        json_path: file for the same as JSON; None (default) writes none, `"-"` prints it in place of the table.
         html_path: file for a page with pictures, which needs no other file; None (default) writes none.
 
     Returns:
@@ -73,9 +73,13 @@ def search_gallery(
     """
     gallery = Gallery(directory, preset, verify, **settings)
     found = gallery.search(query, k, rerank)
-    print(found_table(found))
-    if gallery.index.recall:
-        print("{recall} % of the {k} nearest are found, measured by {queries} {of}.".format(**gallery.index.recall))
+    if json_path == "-":
+        print(found_json(found), end="")
+        json_path = None
+    else:
+        print(found_table(found))
+        if gallery.index.recall:
+            print("{recall} % of the {k} nearest are found, measured by {queries} {of}.".format(**gallery.index.recall))
     for path, text in ((json_path, found_json), (html_path, found_page)):
         if path is not None:
             with written_whole(path) as aside:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 
 from keras_itr.search.nearest import best_first
@@ -53,7 +55,8 @@ class MilvusEngine:
         if not uri:
             raise ValueError('engine "milvus" needs uri, such as "gallery.db" or "http://host:19530".')
         self.dim = dim
-        self.uri = str(uri)
+        # A file is found again from anywhere.
+        self.uri = str(uri) if _is_server(str(uri)) else str(Path(uri).absolute())
         self.collection = collection
         self.overwrite = overwrite
         self.index_type = index_type
@@ -160,11 +163,15 @@ class MilvusEngine:
         self.client.create_collection(self.collection, schema=schema, index_params=parameters)
 
 
+def _is_server(uri):
+    return uri.startswith(("http://", "https://", "tcp://", "unix:"))
+
+
 def _client(uri, token):
     try:
         from pymilvus import MilvusClient
 
-        if not uri.startswith(("http://", "https://", "tcp://", "unix:")):
+        if not _is_server(uri):
             import milvus_lite  # noqa: F401
     except ImportError as error:
         raise ImportError('engine "milvus" needs pymilvus and milvus-lite: pip install "keras-itr[search]"') from error

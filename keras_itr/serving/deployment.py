@@ -32,7 +32,8 @@ allowed_batch_sizes: 32
 SERVE = """#!/bin/sh
 # TensorFlow Serving in Docker: gRPC on port 8500, REST on port 8501.
 # BATCHING=1 joins requests of several clients into one batch. A batch fails as a whole if one image in it cannot be
-# decoded: turn it on only where every client checks its images first, as client.py does, or serves captions alone.
+# decoded, and no client's look at a file sees all that a decoder refuses: turn it on for captions, or among clients
+# that can do with a failed request now and then.
 here=$(cd "$(dirname "$0")" && pwd)
 exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$here:/models/{name}:ro" {image} \\
   --model_config_file=/models/{name}/model.config \\
@@ -90,16 +91,20 @@ Its score is: {score}.
 {table}
 
 {notes}- Start a server: `sh serve.sh` (Docker) or `kubectl apply -f kubernetes.yaml`.
-- Ask it: `python client.py text "two dogs on a beach"`, `python client.py image photo.jpg`, `python client.py check`.
-- Limits: encoded images of up to {max_bytes:,} bytes and {max_pixels:,} pixels, known before they are decoded; JPEG,
-  PNG, GIF and BMP. What cannot be decoded is answered with INVALID_ARGUMENT, for the whole request it is in.
-- Batches of strangers: one broken image fails the batch it is in. `serve.sh` joins no requests unless `BATCHING=1` is
-  set; do so where clients check their images first.
-- Every version holds its model card, `{version}/assets.extra/model_card.json`: sources, preprocessing, operations, what
-  the gates measured, and requests with their answers.
+- Ask it: {examples}.
+{limits}- Every version holds its model card, `{version}/assets.extra/model_card.json`: sources, preprocessing,
+  operations, what the gates measured, and requests with their answers.
 
 This export was loaded and run by TensorFlow's own loader, with XLA disabled as the server does, and through its C API.
 It was not run in a TensorFlow Serving binary by the command that made it.
+"""
+
+
+LIMITS = """- Limits: encoded images of up to {max_bytes:,} bytes and {max_pixels:,} pixels, known before they are
+  decoded; JPEG, PNG, GIF and BMP. What cannot be decoded is answered with INVALID_ARGUMENT, for the whole request it
+  is in.
+- Batches of strangers: one broken image fails the batch it is in. `serve.sh` joins no requests unless `BATCHING=1` is
+  set; `client.py` refuses most broken images before they are sent, not all.
 """
 
 
@@ -112,19 +117,41 @@ def write_deployment(card, directory):
     """
     directory, name = Path(directory), card["name"]
     # Names of Kubernetes are lower case and have no underscores.
-    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "retriever"
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    label = label if label[:1].isalpha() else f"model-{label}"
     # The weights, as much again for activations, and the server.
     memory = 512 + 2 * card["gates"]["weight_bytes"] // (1 << 20)
     fields = {"name": name, "label": label, "image": IMAGE, "memory": memory}
-    notes = "".join(f"- Note: {note}\n" for note in card["notes"])
+    told = {
+        "table": signature_table(card),
+        "notes": "".join(f"- Note: {note}\n" for note in card["notes"]),
+        "examples": _examples(card),
+        "limits": LIMITS.format(**card) if "embed_image" in card["signatures"] else "",
+    }
     contents = {
         "model.config": MODEL_CONFIG.format(**fields),
         "batching.config": BATCHING_CONFIG,
         "serve.sh": SERVE.format(**fields),
         "kubernetes.yaml": KUBERNETES.format(**fields),
-        "client.py": (Path(__file__).parent / "client.py").read_text(encoding="utf-8"),
-        "README.md": README.format(**{**card, "table": signature_table(card), "notes": notes}),
+        "client.py": _client(card),
+        "README.md": README.format(**{**card, **told}),
     }
     for file, content in contents.items():
         with written_whole(directory / file) as aside:
             aside.write_text(content, encoding="utf-8")
+
+
+def _client(card):
+    """The client with the limits of the export."""
+    code = (Path(__file__).parent / "client.py").read_text(encoding="utf-8")
+    for name in ("max_bytes", "max_pixels"):
+        code = re.sub(rf"^{name.upper()} = .*$", f"{name.upper()} = {card[name]}", code, flags=re.MULTILINE)
+    return code
+
+
+def _examples(card):
+    asked = {
+        "embed_text": '`python client.py text "two dogs on a beach"`',
+        "embed_image": "`python client.py image photo.jpg`",
+    }
+    return ", ".join([*(asked[name] for name in asked if name in card["signatures"]), "`python client.py check`"])

@@ -2,6 +2,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -82,9 +83,11 @@ def export(
 
     Source: the layout of TensorFlow Serving; signatures, gates and limits are our choice.
     """
-    settings = ExportSettings(version, precision, tuple(also), source and str(source), max_pixels, max_bytes, overwrite)
+    also = (also,) if isinstance(also, str) else tuple(also)
+    settings = ExportSettings(version, precision, also, source and str(source), max_pixels, max_bytes, overwrite)
     directory = Path(directory).absolute()
     model.require_weights("export")
+    _check_precision(model)
     settings.check(directory)
     if keras.backend.backend() == "tensorflow":
         card = write_export(model, directory, make_samples(model), settings, "tensorflow")
@@ -109,8 +112,15 @@ class ExportSettings:
 
     def check(self, directory):
         """Raise a ValueError or ImportError for what would fail after minutes."""
-        if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or not 1 <= self.version < 1 << 63:
             raise ValueError(f"version must be an integer of at least 1, received {self.version!r}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", directory.name):
+            raise ValueError(
+                f"the last folder of {directory} is the model's name in the server: letters of English, digits, "
+                "'_', '-' and '.', the first a letter or digit."
+            )
+        if directory.is_file():
+            raise ValueError(f"{directory} is a file; name a folder.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, received {self.precision!r}.")
         for name, least in _LEAST.items():
@@ -143,6 +153,12 @@ def write_export(model, directory, samples, settings, compared_with):
     served = model if exact else in_precision(model, PRECISIONS[settings.precision])
     functions = ServedFunctions(served, settings.max_pixels, settings.max_bytes)
     module = functions.module()
+    others = {}
+    if "openvino" in settings.also:
+        from keras_itr.serving.openvino_export import write_openvino
+
+        target = directory / "openvino" / str(settings.version)
+        others["openvino"] = write_openvino(model, samples, target, settings.overwrite)
     with folder_written_whole(directory / str(settings.version), overwrite=settings.overwrite) as aside:
         tf.saved_model.save(module, str(aside), signatures=functions.functions)
         # A request of each signature and size, of the first rows.
@@ -155,16 +171,24 @@ def write_export(model, directory, samples, settings, compared_with):
             **dataclasses.asdict(settings),
             **describe(model, functions, samples, settings.source),
             "compared_with": compared_with,
+            # Of a running server to the answers of the card, which are the Keras model's.
+            "tolerance": max(1e-4, 2 * measured["largest_difference"]),
             "gates": measured,
+            **others,
         }
-        if "openvino" in settings.also:
-            from keras_itr.serving.openvino_export import write_openvino
-
-            target = directory / "openvino" / str(settings.version)
-            card["openvino"] = write_openvino(model, samples, target, settings.overwrite)
         write_card(card, aside / CARD)
     write_deployment(card, directory)
     return card
+
+
+def _check_precision(model):
+    """Refuse a model that computes in another precision than float32: the export's is chosen by an argument."""
+    names = sorted({layer.compute_dtype for layer in model._flatten_layers()} - {"float32"})
+    if names:
+        raise ValueError(
+            f"the model computes in {', '.join(names)}; load it with dtype='float32', and choose the precision of the "
+            "export by precision='bfloat16'."
+        )
 
 
 def in_precision(model, policy):

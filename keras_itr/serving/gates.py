@@ -17,6 +17,8 @@ ROOM = Path(__file__).parent
 TOLERANCE = 1e-5
 # A pairwise score sums over words and multiplies the rounding of both encoders by its scale: 9e-6 was seen.
 _SCORES = 10
+# Of vectors in half precision; random ones would be far below.
+_LEAST_COSINE = 0.99
 # The weights once, and the index of their names.
 _SIZE_TOLERANCE, _SIZE_OF_NAMES = 0.02, 1 << 16
 
@@ -84,6 +86,10 @@ def compare(batches, answers, samples, tolerance):
             largest = max(largest, difference)
             if key.endswith(("embedding", "uni_modal")):
                 lowest = min(lowest, float((answer * expected).sum(axis=-1).min()))
+    if lowest < _LEAST_COSINE:
+        raise ExportError(
+            f"vectors have a cosine of {lowest:.4f} with those of the Keras model, {_LEAST_COSINE} is needed."
+        )
     return {"largest_difference": largest, "lowest_cosine": lowest}
 
 

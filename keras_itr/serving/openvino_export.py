@@ -5,6 +5,7 @@ import tempfile
 import numpy as np
 
 from keras_itr.files import folder_written_whole
+from keras_itr.messages import one_line
 from keras_itr.models.encoding import COMPANIONS
 from keras_itr.serving.signatures import signature_name
 
@@ -39,7 +40,7 @@ def write_openvino(model, samples, directory, overwrite=False):
             openvino.save_model(converted, str(aside / f"{side}.xml"), compress_to_fp16=False)
             expected = samples.outputs[f"embed_{signature_name(model, side)}"][f"{side}_embedding"]
             cosines[side] = {
-                precision: float((load_openvino(aside / f"{side}.xml", precision)(inputs) * expected).sum(-1).min())
+                precision: _lowest_cosine(aside / f"{side}.xml", precision, inputs, expected)
                 for precision in PRECISIONS
             }
     return cosines
@@ -82,6 +83,16 @@ def load_openvino(path, precision="bfloat16", threads=None):
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
     return encode
+
+
+def _lowest_cosine(path, precision, inputs, expected):
+    try:
+        return float((load_openvino(path, precision)(inputs) * expected).sum(-1).min())
+    except RuntimeError as error:
+        raise ValueError(
+            f"OpenVINO cannot run the {path.stem} encoder; loops such as those of a recurrent layer, in pooling 'gpo' "
+            f"too, are beyond it. Export without it. ({one_line(error, 200)})"
+        ) from error
 
 
 def encoder_inputs(model, side, raw):

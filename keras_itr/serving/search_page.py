@@ -53,7 +53,7 @@ def search_page(directories, k=12):
         raise ValueError("the page needs at least one gallery; make one with tools/index.py.")
     galleries = _opened(directories)
     staged = any(gallery.model.second_stage for gallery in galleries)
-    with gradio.Blocks(title="keras_itr search", analytics_enabled=False) as page:
+    with gradio.Blocks(title="keras_itr search", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown("# Image-text search", elem_id="title")
         gradio.Markdown(" · ".join(_described(gallery) for gallery in galleries))
         with gradio.Row():
@@ -111,21 +111,23 @@ def _opened(directories):
         if gallery.preset in models:
             gallery.model = models[gallery.preset]
         models[gallery.preset] = gallery.model
-        gallery.search("a first query", k=1)
+        gallery.search("a first query", k=1, query_side="text")
     return galleries
 
 
 def _searcher(gradio, galleries):
     def search(text, photo, count, rerank):
-        query = Path(photo) if photo else (text or "").strip()
+        # What is written is a caption, whatever it looks like: nobody reads files of this machine by it.
+        side, query = ("image", Path(photo)) if photo else ("text", (text or "").strip())
         if not query:
             raise gradio.Error("Write a caption, or drop a photo.", print_exception=False)
         shown = []
         for gallery in galleries:
             try:
-                shown += _shown(gallery.search(query, int(count), rerank))
-            except ValueError as error:
-                raise gradio.Error(str(error), print_exception=False) from error
+                shown += _shown(gallery.search(query, int(count), rerank, side))
+            except (ValueError, OSError) as error:
+                message = str(error).replace(str(query), Path(query).name) if photo else str(error)
+                raise gradio.Error(message, print_exception=False) from error
         return shown
 
     return search

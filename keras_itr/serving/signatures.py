@@ -79,6 +79,13 @@ class ServedFunctions:
         model = self.model
 
         def score_pairs(x):
+            sizes = [tf.shape(x[next(iter(specs))])[0] for specs in (self.image_specs, self.text_specs)]
+            # One image with many captions would be broadcast.
+            paired = tf.debugging.Assert(
+                tf.equal(*sizes), ["score_pairs takes as many images as texts, received", *sizes]
+            )
+            with tf.control_dependencies([paired]):
+                x = {key: tf.identity(value) for key, value in x.items()}
             image, text = encode_images(_only(self.image_specs, x)), encode_texts(_only(self.text_specs, x))
             cosine = tf.reduce_sum(image["embedding"] * text["embedding"], axis=-1)
             return {"score": model.pair_scores(image, text) if model.second_stage else cosine, "cosine": cosine}

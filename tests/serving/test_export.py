@@ -44,6 +44,8 @@ def test_a_model_of_another_backend_or_of_features_is_exported_alike(tmp_path):
     card = exported(model, tmp_path / "features")
     assert card["compared_with"] == keras.backend.backend()
     assert {"embed_regions", "embed_text_features", "score_pairs"} <= set(card["signatures"])
+    readme = (tmp_path / "features/README.md").read_text()
+    assert "client.py image" not in readme and "pixels" not in readme and "client.py check" in readme
     assert card["gates"]["largest_difference"] < 1e-5
     assert [note.split(":")[0] for note in card["notes"]] == [
         "the model reads features of image regions, not photos",
@@ -77,7 +79,9 @@ def test_what_lies_beside_a_version_fits_it(tmp_path):
     assert service["metadata"]["name"] == "my-model"
     assert subprocess.run(["sh", "-n", directory / "serve.sh"]).returncode == 0
     assert "/models/My_Model:ro" in (directory / "serve.sh").read_text()
-    readme = (directory / "README.md").read_text()
+    readme, client = (directory / "README.md").read_text(), (directory / "client.py").read_text()
+    assert "\nMAX_PIXELS = 20000\n" in client and "\nMAX_BYTES = 33554432\n" in client
+    assert "python client.py image photo.jpg" in readme and "python client.py text" in readme
     assert (
         "| `embed_text` | `text` string (?,) | `text_embedding` float32 (?, 8) |" in readme
         and "20,000 pixels" in readme
@@ -119,6 +123,14 @@ def test_impossible_exports_are_refused_before_work(tmp_path):
     model = CUSA(region_backbone())
     with pytest.raises(ValueError, match="version must be an integer of at least 1, received 0"):
         exported(model, tmp_path / "a", version=0)
+    with pytest.raises(ValueError, match="version must be an integer of at least 1, received 9223372036854775808"):
+        exported(model, tmp_path / "a", version=1 << 63)
+    for name in ("my model", 'it\'s "mine"', "-a", "mö"):
+        with pytest.raises(ValueError, match="is the model's name in the server"):
+            exported(model, tmp_path / name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file; name a folder"):
+        exported(model, tmp_path / "file")
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, received 'int8'"):
         exported(model, tmp_path / "a", precision="int8")
     with pytest.raises(ValueError, match="max_pixels must be at least 16384, received 100"):
@@ -139,6 +151,13 @@ def _without_weights(tmp_path):
     for file in (tmp_path / "preset").glob("*.weights.h5"):
         file.unlink()
     return from_preset(tmp_path / "preset")
+
+
+def test_a_model_of_another_precision_is_refused(tmp_path):
+    CUSA(region_backbone()).save_to_preset(tmp_path / "preset")
+    model = from_preset(tmp_path / "preset", dtype="mixed_bfloat16")
+    with pytest.raises(ValueError, match="the model computes in bfloat16; load it with dtype='float32'"):
+        exported(model, tmp_path / "a")
 
 
 @on_tensorflow

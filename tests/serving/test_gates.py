@@ -87,6 +87,14 @@ def test_other_answers_than_the_models_are_no_version(tmp_path, monkeypatch):
     assert not list((tmp_path / "clip").glob("*"))
 
 
+def test_half_precision_of_other_weights_is_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE, "in_precision", lambda model, policy: photo_model("vse_infinity"))
+    with pytest.raises(
+        ExportError, match=r"vectors have a cosine of .* with those of the Keras model, 0\.99 is needed"
+    ):
+        export(photo_model("clip"), tmp_path / "clip", precision="bfloat16", verbose=False)
+
+
 def test_samples_are_what_breaks_exports():
     samples = make_samples(photo_model("clip"))
     kinds = {bytes(image[:4]) for image in samples.requests["embed_image"]["image_bytes"]}
