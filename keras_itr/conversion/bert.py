@@ -6,11 +6,11 @@ from keras_itr.conversion.preprocessors import wordpiece_tokenizer
 from keras_itr.layers import BertTextTower, RegionFeatureTower
 from keras_itr.models import CLIP, DualEncoderBackbone
 from keras_itr.preprocessing import RetrievalPreprocessor
+from keras_itr.sentence_pooling import asked_pooling
 
 _WORDS = "embeddings.word_embeddings.weight"
 _BLOCK = "encoder.layer.{}."
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_approximate", "gelu_pytorch_tanh": "gelu_approximate"}
-_POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean"}
 
 
 def is_bert(checkpoint):
@@ -109,13 +109,12 @@ def _prefix(checkpoint):
 
 
 def sentence_pooling(checkpoint):
-    """The pooling that the files of a sentence encoder name, the mean if there are none."""
+    """The pooling that the files of a sentence encoder name, the mean if there is none that could."""
+    folder = "1_Pooling"
     for module in checkpoint.json("modules.json") or []:
         kind = module["type"].split(".")[-1]
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(f"{checkpoint.source}: modules.json has a {kind} layer, which is not converted.")
-    config = checkpoint.json("1_Pooling/config.json") or {}
-    chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    if chosen not in ([], *([key] for key in _POOLINGS)):
-        raise ValueError(f"{checkpoint.source}: pooling {chosen} is not one of {list(_POOLINGS)}.")
-    return _POOLINGS[chosen[0]] if chosen else "mean"
+        folder = module.get("path", folder) if kind == "Pooling" else folder
+    config = checkpoint.json(f"{folder}/config.json")
+    return "mean" if config is None else asked_pooling(config, checkpoint.directory / folder / "config.json")

@@ -10,10 +10,10 @@ from keras_itr.layers.hub_presets import read_hub_backbone
 from keras_itr.messages import one_line
 from keras_itr.numerics import unit_rows
 from keras_itr.preprocessing import WordPieceTokenizer
+from keras_itr.sentence_pooling import asked_pooling
 
 # Captions are short: a batch is padded to a multiple of this, and not to the longest caption that is allowed.
 _STEP = 8
-_POOLING = {"cls_token": "first", "max_tokens": "max", "mean_tokens": "mean"}
 
 
 class SentenceEncoder:
@@ -93,11 +93,7 @@ def _pooling(folder):
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return "mean"
-    asked = [name for name, value in json.loads(file.read_text(encoding="utf-8")).items() if value is True]
-    modes = {name.removeprefix("pooling_mode_") for name in asked if name.startswith("pooling_mode_")}
-    if len(modes) != 1 or not modes <= set(_POOLING):
-        raise ValueError(f"{file}: one of {', '.join(_POOLING)} can be had, and it asks for {', '.join(modes)}.")
-    return _POOLING[modes.pop()]
+    return asked_pooling(json.loads(file.read_text(encoding="utf-8")), file)
 
 
 class _UnitVectors(keras.Model):

@@ -29,9 +29,13 @@ def reference(model, pooling="mean"):
     return torch.nn.functional.normalize(pooled, dim=1).detach().numpy()
 
 
+@pytest.mark.parametrize("form", ["old", "new"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-def test_sentence_vectors_are_those_of_the_source_library(pooling, tmp_path):
+def test_sentence_vectors_are_those_of_the_source_library(pooling, form, tmp_path):
     source = sources.bert(tmp_path / "source", pooling=pooling)
+    if form == "new":  # as sentence-transformers 6 writes it
+        config = {"embedding_dimension": 16, "pooling_mode": pooling}
+        (tmp_path / "source/1_Pooling/config.json").write_text(json.dumps(config))
     convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     model = from_preset(tmp_path / "preset")
     np.testing.assert_array_equal(numpy(model.preprocessor.tokenizer(sources.CAPTIONS))[:, :6], IDS)
@@ -60,7 +64,11 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     ("files", "message"),
     [
         ({"modules.json": [{"type": "sentence_transformers.models.Dense"}]}, "modules.json has a Dense layer"),
-        ({"1_Pooling/config.json": {"pooling_mode_mean_sqrt_len_tokens": True}}, "pooling .* is not one of"),
+        ({"1_Pooling/config.json": {"pooling_mode_mean_sqrt_len_tokens": True}}, "asks for mean_sqrt_len; the pooling"),
+        ({"1_Pooling/config.json": {"pooling_mode": "lasttoken"}}, "asks for lasttoken; .* one of cls, max, mean"),
+        ({"1_Pooling/config.json": {"pooling_mode": ["cls", "mean"]}}, "asks for cls and mean; .* one alone"),
+        ({"1_Pooling/config.json": {"pooling_mode": "mean+cls"}}, "asks for mean and cls"),
+        ({"1_Pooling/config.json": {"embedding_dimension": 16}}, "asks for no pooling at all"),
         ({"config.json": {"hidden_act": "relu"}}, "hidden_act must be 'gelu' or .*, received 'relu'"),
         ({"sentence_bert_config.json": {"max_seq_length": 64}}, "sequence_length is at most 20"),
     ],
