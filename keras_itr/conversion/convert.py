@@ -11,6 +11,7 @@ from keras_itr.conversion.cusa import is_cusa, plan_cusa
 from keras_itr.conversion.image_networks import is_dinov2, is_vit, plan_dinov2, plan_vit
 from keras_itr.conversion.mpnet import is_mpnet, plan_mpnet
 from keras_itr.conversion.siglip import is_siglip, plan_siglip
+from keras_itr.conversion.target import REPORT, check_target
 from keras_itr.conversion.vse_infinity import is_vse_infinity, plan_vse_infinity
 from keras_itr.files import folder_written_whole
 
@@ -40,7 +41,6 @@ KINDS = {
     "mpnet": (is_mpnet, plan_mpnet, _BERT),
     "bert": (is_bert, plan_bert, _BERT),
 }
-REPORT = "conversion.json"
 
 
 def convert(
@@ -74,7 +74,7 @@ def convert(
 
     Args:
         source: what a `Checkpoint` reads: folder, file or `"hf://user/model"`.
-        preset_directory: folder to write, which must not be there.
+        preset_directory: folder to write, which must not be there and neither holds what is read nor lies in it.
         kind: of the table; None (default) tells it by the names of the tensors.
         vocabulary: path of the tokenizer's file, `vocab.txt` of BERT or `merges.txt` of CLIP; None (default) is the
             one beside the weights or, for CLIP, OpenAI's.
@@ -83,7 +83,7 @@ def convert(
         activation: `"quick_gelu"` or `"gelu"`, for `"openai_clip"`, whose files do not tell; None (default) is the
             first, as in OpenAI's own weights.
         allow_pickle: bool, default False: whether a PyTorch file may be read.
-        overwrite: bool, default False: replace a preset that is there.
+        overwrite: bool, default False: replace a preset that is there. A folder of anything else is never replaced.
         verbose: bool, print what was done.
 
     Returns:
@@ -108,6 +108,7 @@ def convert(
     et al., BERT, NAACL 2019; Song et al., MPNet, NeurIPS 2020; Dosovitskiy et al., ViT, ICLR 2021; Oquab et al.,
     DINOv2, 2023; Huang et al., CUSA, AAAI 2024; Chen et al., VSE-infinity, CVPR 2021.
     """
+    check_target(preset_directory, (source, vocabulary), overwrite)
     checkpoint = Checkpoint(source, allow_pickle)
     kind = _kind(checkpoint, kind)
     options = Options(vocabulary, sequence_length, cleaning, activation)

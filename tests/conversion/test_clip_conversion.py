@@ -194,9 +194,27 @@ def test_folders_that_are_there_are_kept(tmp_path):
     with pytest.raises(ValueError, match="is there already; choose another folder, or pass overwrite"):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     assert (tmp_path / "preset/mine.txt").read_text() == "kept"
+    with pytest.raises(ValueError, match=r"overwrite replaces a preset alone, .* no conversion\.json"):
+        convert(tmp_path / "source", tmp_path / "preset", overwrite=True, verbose=False)
+    assert (tmp_path / "preset/mine.txt").read_text() == "kept"
+    (tmp_path / "preset/mine.txt").unlink()
+    convert(tmp_path / "source", tmp_path / "preset", sequence_length=8, verbose=False)
     convert(tmp_path / "source", tmp_path / "preset", overwrite=True, verbose=False)
-    assert not (tmp_path / "preset/mine.txt").exists() and (tmp_path / "preset/task.json").exists()
+    assert from_preset(tmp_path / "preset").preprocessor.tokenizer.sequence_length == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == ["preset", "source"]
+
+
+@pytest.mark.parametrize("target", ["source", "source/preset", ".", "link"])
+def test_the_source_is_never_written_over(target, tmp_path):
+    folder = tmp_path / "all/source"
+    folder.mkdir(parents=True)
+    # As if all of them were presets.
+    for path in (folder.parent, folder):
+        (path / "conversion.json").write_text('{"source": "", "kind": "", "tensors": 0}')
+    (folder.parent / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match=r"a folder of its own, and .* is this folder, lies in it or holds it"):
+        convert(folder, folder.parent / target, overwrite=True, verbose=False)
+    assert (folder / "conversion.json").is_file()
 
 
 def test_another_vocabulary_is_refused(tmp_path):
