@@ -22,6 +22,7 @@ def main(arguments):
         sequence_length=arguments.sequence_length,
         cleaning=arguments.cleaning,
         activation=arguments.activation,
+        num_heads=arguments.num_heads,
         allow_pickle=arguments.allow_pickle,
         overwrite=arguments.overwrite,
     )
@@ -39,7 +40,8 @@ def parser():
     flags.add_argument("--vocabulary", help="vocab.txt or merges.txt (default: the one beside the weights)")
     flags.add_argument("--sequence_length", type=int, help="tokens read of a caption (default: the source's)")
     flags.add_argument("--cleaning", help="cleaning of captions before CLIP's tokenizer: none, cusa or words")
-    flags.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of CLIP by OpenAI's names: quick_gelu")
+    flags.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of CLIP without config.json: quick_gelu")
+    flags.add_argument("--num_heads", type=int, help="attention heads of a BERT or SigLIP without config.json")
     flags.add_argument("--allow_pickle", action="store_true", help="read a PyTorch file, by weights_only=True")
     flags.add_argument("--overwrite", action="store_true", help="replace a preset that is there")
     return flags

@@ -26,7 +26,9 @@ def plan_bert(checkpoint, options):
     prefix = _prefix(checkpoint)
     pooling = sentence_pooling(checkpoint)
     limit = (checkpoint.json("sentence_bert_config.json") or {}).get("max_seq_length")
-    text_tower = bert_tower(plan, prefix, options.sequence_length or limit, embedding_dim=None, pooling=pooling)
+    text_tower = bert_tower(
+        plan, prefix, options.sequence_length or limit, options.num_heads, embedding_dim=None, pooling=pooling
+    )
     tokenizer = wordpiece_tokenizer(
         checkpoint, text_tower.vocabulary_size, text_tower.sequence_length, options.vocabulary
     )
@@ -46,13 +48,14 @@ def sentence_retriever(text_tower, tokenizer):
     return CLIP(backbone, preprocessor=RetrievalPreprocessor(tokenizer))
 
 
-def bert_tower(plan, prefix, sequence_length=None, **arguments):
+def bert_tower(plan, prefix, sequence_length=None, num_heads=None, **arguments):
     """A `BertTextTower` in the sizes of a checkpoint; what goes into its encoder is added to the plan.
 
     Args:
         plan: a `Plan`.
         prefix: string before `embeddings.word_embeddings.weight`.
         sequence_length: int; None takes all positions.
+        num_heads: int; None for what the configuration says.
         **arguments: further arguments of the tower.
     """
     checkpoint = plan.checkpoint
@@ -69,7 +72,8 @@ def bert_tower(plan, prefix, sequence_length=None, **arguments):
         sequence_length or positions,
         hidden_dim=width,
         num_layers=plan.count(prefix + _BLOCK),
-        num_heads=checkpoint.setting("num_attention_heads", 12 if checkpoint.config else width // 64),
+        # 12 is what the library takes where its configuration is silent.
+        num_heads=checkpoint.num_heads(width, num_heads, 12 if checkpoint.config else None),
         intermediate_dim=plan.shape(f"{prefix}{_BLOCK.format(0)}intermediate.dense.weight")[0],
         activation=_ACTIVATIONS[checkpoint.setting("hidden_act", "gelu", list(_ACTIVATIONS))],
         **arguments,

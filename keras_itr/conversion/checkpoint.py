@@ -88,6 +88,29 @@ class Checkpoint:
             )
         return value
 
+    def num_heads(self, width, given=None, default=None, section=None):
+        """The attention heads, which no tensor tells: those of `config.json`, else `given`, else `default`.
+
+        Raises:
+            ValueError: if nothing says, `given` contradicts the configuration, or the width is not cut evenly.
+        """
+        stated = self.setting("num_attention_heads", None, section=section)
+        if None not in (stated, given) and stated != given:
+            raise ValueError(
+                f"{self.source}: its config.json says {stated} heads, num_heads {given}; leave num_heads out."
+            )
+        number = next((number for number in (stated, given, default) if number is not None), None)
+        if number is None:
+            raise ValueError(
+                f"{self.source}: without config.json nothing says how many attention heads its width of {width} is cut "
+                "into, and a wrong number gives wrong vectors; put the config.json beside it or name num_heads "
+                "(--num_heads)."
+            )
+        if not isinstance(number, int) or number < 1 or width % number:
+            where = "num_heads" if stated is None and number == given else "the number of attention heads"
+            raise ValueError(f"{self.source}: {where} must cut the width {width} evenly, received {number!r}.")
+        return number
+
     def json(self, name):
         """A JSON file of the folder, or None if it is not there."""
         path = self.directory / name

@@ -75,10 +75,7 @@ def plan_hugging_face_clip(checkpoint, options):
 
 
 def plan_openai_clip(checkpoint, options):
-    model, plan, notes = _plan(checkpoint, options, OPENAI)
-    if options.activation is None and not checkpoint.config:
-        notes = [*notes, "activation quick_gelu, as OpenAI's weights have it: the file does not say, gelu is the other"]
-    return model, plan, notes
+    return _plan(checkpoint, options, OPENAI)
 
 
 def _plan(checkpoint, options, names):
@@ -93,7 +90,18 @@ def _plan(checkpoint, options, names):
     plan.leave_out("input_resolution|context_length|vocab_size", "a size")
     plan.leave_out("attn_mask", "the causal mask")
     plan.check(backbone.variables)
-    return model, plan, notes
+    return model, plan, [*notes, *_guesses(checkpoint, backbone, options.activation)]
+
+
+def _guesses(checkpoint, backbone, activation):
+    """Notes on what the tensors do not tell, where there is no configuration that does."""
+    if checkpoint.config:
+        return []
+    image, text = backbone.image_tower.num_heads, backbone.text_tower.num_heads
+    notes = [f"{image} heads for images and {text} for texts, one for each 64 of the width as OpenAI has them"]
+    if activation is None:
+        notes.append("activation quick_gelu, as OpenAI's weights have it: the file does not say, gelu is the other")
+    return notes
 
 
 def clip_preprocessor(checkpoint, backbone, options):
@@ -167,14 +175,32 @@ def _sizes(plan, names, side, activation):
     """The arguments that both towers have: from the shapes, and from the configuration or as OpenAI has them."""
     checkpoint, section = plan.checkpoint, SECTIONS[side]
     width = plan.shape(names[side]["positions"])[1]
+    if not checkpoint.config and width % 64:
+        raise ValueError(
+            f"{checkpoint.source}: its {side} tower is {width} wide, no multiple of 64, and without config.json "
+            "OpenAI's rule of one attention head for each 64 is all there is; put the config.json beside it."
+        )
     heads = {"image": 12, "text": 8}[side] if checkpoint.config else width // 64
     checkpoint.setting("layer_norm_eps", 1e-5, [1e-5], section)
     block = names[side]["block"]
     return {
         "hidden_dim": width,
         "num_layers": plan.count(block),
-        "num_heads": checkpoint.setting("num_attention_heads", heads, section=section),
+        "num_heads": checkpoint.num_heads(width, default=heads, section=section),
         "intermediate_dim": plan.shape(f"{block.format(0)}{names['block']['denses'][0]}.weight")[0],
         "embedding_dim": plan.shape(names[side]["projection"])[1 if names["fused"] else 0],
-        "activation": checkpoint.setting("hidden_act", activation or ACTIVATIONS[0], ACTIVATIONS, section),
+        "activation": _activation(checkpoint, activation, section),
     }
+
+
+def _activation(checkpoint, given, section):
+    """The activation of the configuration, else the one given, else OpenAI's."""
+    if given not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation must be {' or '.join(map(repr, ACTIVATIONS))}, received {given!r}.")
+    stated = checkpoint.setting("hidden_act", given or ACTIVATIONS[0], ACTIVATIONS, section)
+    if given not in (None, stated):
+        raise ValueError(
+            f"{checkpoint.source}: its config.json says hidden_act {stated!r}, activation {given!r}; leave "
+            "activation out."
+        )
+    return stated

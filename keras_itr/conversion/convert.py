@@ -24,6 +24,7 @@ class Options:
     sequence_length: int | None = None
     cleaning: str | None = None
     activation: str | None = None
+    num_heads: int | None = None
 
 
 _BERT = ("vocabulary", "sequence_length")
@@ -32,14 +33,14 @@ _CLIP = (*_BERT, "cleaning")
 # others come first.
 KINDS = {
     "cusa": (is_cusa, plan_cusa, _CLIP),
-    "vse_infinity": (is_vse_infinity, plan_vse_infinity, _BERT),
-    "siglip": (is_siglip, plan_siglip, ()),
+    "vse_infinity": (is_vse_infinity, plan_vse_infinity, (*_BERT, "num_heads")),
+    "siglip": (is_siglip, plan_siglip, ("num_heads",)),
     "vit": (is_vit, plan_vit, ()),
     "dinov2": (is_dinov2, plan_dinov2, ()),
-    "clip": (is_hugging_face_clip, plan_hugging_face_clip, _CLIP),
+    "clip": (is_hugging_face_clip, plan_hugging_face_clip, (*_CLIP, "activation")),
     "openai_clip": (is_openai_clip, plan_openai_clip, (*_CLIP, "activation")),
     "mpnet": (is_mpnet, plan_mpnet, _BERT),
-    "bert": (is_bert, plan_bert, _BERT),
+    "bert": (is_bert, plan_bert, (*_BERT, "num_heads")),
 }
 
 
@@ -54,6 +55,7 @@ def convert(
     allow_pickle=False,
     overwrite=False,
     verbose=True,
+    num_heads=None,
 ):
     """Published weights to a preset: every tensor is used, or named as left out with the reason.
 
@@ -80,11 +82,13 @@ def convert(
             one beside the weights or, for CLIP, OpenAI's.
         sequence_length: int, tokens read of a caption; None (default) is what the source has, 64 for VSE-infinity.
         cleaning: style of `clean_caption` for CLIP's tokenizer; None (default) is `"none"`, for CUSA `"cusa"`.
-        activation: `"quick_gelu"` or `"gelu"`, for `"openai_clip"`, whose files do not tell; None (default) is the
-            first, as in OpenAI's own weights.
+        activation: `"quick_gelu"` or `"gelu"`, for a CLIP without `config.json`, whose tensors do not tell; None
+            (default) is the first, as in OpenAI's own weights.
         allow_pickle: bool, default False: whether a PyTorch file may be read.
         overwrite: bool, default False: replace a preset that is there. A folder of anything else is never replaced.
         verbose: bool, print what was done.
+        num_heads: int, attention heads of a BERT or a SigLIP without `config.json`, whose tensors do not tell; None
+            (default) is what the configuration says.
 
     Returns:
         The model: an `ImageTextRetriever`, or a backbone of keras-hub.
@@ -111,7 +115,7 @@ def convert(
     check_target(preset_directory, (source, vocabulary), overwrite)
     checkpoint = Checkpoint(source, allow_pickle)
     kind = _kind(checkpoint, kind)
-    options = Options(vocabulary, sequence_length, cleaning, activation)
+    options = Options(vocabulary, sequence_length, cleaning, activation, num_heads)
     _check_options(kind, options)
     with folder_written_whole(preset_directory, overwrite) as aside:
         parts, plan, notes = KINDS[kind][1](checkpoint, options)

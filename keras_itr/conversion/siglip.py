@@ -12,6 +12,8 @@ from keras_itr.preprocessing import RetrievalPreprocessor
 _IMAGE, _TEXT = "vision_model.", "text_model."
 _BLOCK = "encoder.layers.{}."
 _ACTIVATION = "gelu_pytorch_tanh"
+# Heads by width of the published ones: base, large and the shape-optimized one.
+_HEADS = {768: 12, 1024: 16, 1152: 16}
 _NOTES = (
     "SigLIP's tokenizer is not part of it: captions are given as token_ids (and padding_mask), padded with the id 1",
     "the model trains with CLIP's loss; the bias of SigLIP's own does not change a ranking",
@@ -27,7 +29,7 @@ def is_siglip(checkpoint):
 def plan_siglip(checkpoint, options):
     """`(model, plan, notes)`."""
     plan = Plan(checkpoint)
-    image_tower, text_tower = _image_tower(plan), _text_tower(plan)
+    image_tower, text_tower = _image_tower(plan, options.num_heads), _text_tower(plan, options.num_heads)
     backbone = DualEncoderBackbone(image_tower, text_tower)
     for tower, prefix in ((image_tower, _IMAGE), (text_tower, _TEXT)):
         for index, block in enumerate(tower.siglip.encoder_layers):
@@ -45,11 +47,11 @@ def plan_siglip(checkpoint, options):
     return model, plan, [*notes, *_NOTES]
 
 
-def _image_tower(plan):
+def _image_tower(plan, num_heads):
     name = f"{_IMAGE}embeddings.patch_embedding"
     width, _, patch_size, _ = plan.shape(f"{name}.weight")
     cells = math.isqrt(plan.shape(f"{_IMAGE}embeddings.position_embedding.weight")[0])
-    tower = SigLIPVisionTower(cells * patch_size, patch_size, **_sizes(plan, _IMAGE, "vision_config", width))
+    tower = SigLIPVisionTower(cells * patch_size, patch_size, **_sizes(plan, _IMAGE, "vision_config", width, num_heads))
     siglip = tower.siglip
     plan.dense(siglip.embedding.patch_embedding, name, CONVOLUTION)
     plan.take(siglip.embedding.position_embedding.embeddings, f"{_IMAGE}embeddings.position_embedding.weight")
@@ -62,10 +64,10 @@ def _image_tower(plan):
     return tower
 
 
-def _text_tower(plan):
+def _text_tower(plan, num_heads):
     vocabulary_size, width = plan.shape(f"{_TEXT}embeddings.token_embedding.weight")
     length = plan.shape(f"{_TEXT}embeddings.position_embedding.weight")[0]
-    sizes = _sizes(plan, _TEXT, "text_config", width)
+    sizes = _sizes(plan, _TEXT, "text_config", width, num_heads)
     tower = SigLIPTextTower(vocabulary_size, length, embedding_dim=plan.shape(f"{_TEXT}head.weight")[0], **sizes)
     siglip = tower.siglip
     for part in ("token", "position"):
@@ -76,14 +78,15 @@ def _text_tower(plan):
     return tower
 
 
-def _sizes(plan, prefix, section, width):
+def _sizes(plan, prefix, section, width, num_heads):
     setting = plan.checkpoint.setting
+    default = 12 if plan.checkpoint.config else _HEADS.get(width)
     setting("hidden_act", _ACTIVATION, [_ACTIVATION], section)
     setting("layer_norm_eps", 1e-6, [1e-6], section)
     return {
         "hidden_dim": width,
         "num_layers": plan.count(prefix + _BLOCK),
-        "num_heads": setting("num_attention_heads", 12 if plan.checkpoint.config else width // 64, section=section),
+        "num_heads": plan.checkpoint.num_heads(width, num_heads, default, section),
         "intermediate_dim": plan.shape(f"{prefix}{_BLOCK.format(0)}mlp.fc1.weight")[0],
     }
 

@@ -30,7 +30,9 @@ def plan_vse_infinity(checkpoint, options):
     width, feature_dim = plan.shape(f"{_IMAGE}fc.weight")
     image_tower = RegionTower(feature_dim, width, plan.shape(f"{_IMAGE}mlp.layers.0.weight")[0])
     _plan_regions(plan, image_tower)
-    text_tower = bert_tower(plan, f"{_TEXT}bert.", options.sequence_length or _LENGTH, embedding_dim=width)
+    # The official code has BERT base: 64 of the width a head.
+    heads = options.num_heads or plan.shape(f"{_TEXT}bert.embeddings.word_embeddings.weight")[1] // 64
+    text_tower = bert_tower(plan, f"{_TEXT}bert.", options.sequence_length or _LENGTH, heads, embedding_dim=width)
     plan.dense(text_tower.projection, f"{_TEXT}linear")
     _plan_pooling(plan, text_tower.pooling_layer, f"{_TEXT}gpool")
     tokenizer = wordpiece_tokenizer(

@@ -101,3 +101,17 @@ def test_a_vocabulary_is_needed_and_must_fit(tmp_path):
     vocabulary.unlink()
     with pytest.raises(FileNotFoundError, match=r"no such file; name the vocab\.txt of 11 pieces as vocabulary"):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+
+
+def test_a_lone_file_does_not_say_its_heads(tmp_path):
+    source = sources.bert(tmp_path / "source")
+    path = tmp_path / "source/config.json"
+    with pytest.raises(ValueError, match=r"its config\.json says 4 heads, num_heads 2; leave num_heads out"):
+        convert(tmp_path / "source", tmp_path / "preset", num_heads=2, verbose=False)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"nothing says how many attention heads .* 16 is .* \(--num_heads\)"):
+        convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    with pytest.raises(ValueError, match="num_heads must cut the width 16 evenly, received 3"):
+        convert(tmp_path / "source", tmp_path / "preset", num_heads=3, verbose=False)
+    model = convert(tmp_path / "source/model.safetensors", tmp_path / "preset", num_heads=4, verbose=False)
+    np.testing.assert_allclose(model.embed_texts(sources.CAPTIONS), reference(source), atol=1e-5)

@@ -123,8 +123,20 @@ def test_weights_by_openais_names_that_were_trained_with_another_activation(tmp_
     model = convert(tmp_path / "trained.pt", tmp_path / "other", **options)
     assert model.backbone.image_tower.activation == "quick_gelu"
     assert "note: activation quick_gelu, as OpenAI's weights have it: the file does not say" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="clip has no use for activation; its options are vocabulary, sequence_length"):
-        convert(tmp_path / "source", tmp_path / "third", activation="gelu", verbose=False)
+    with pytest.raises(ValueError, match="says hidden_act 'gelu', activation 'quick_gelu'; leave activation out"):
+        convert(tmp_path / "source", tmp_path / "third", activation="quick_gelu", verbose=False)
+
+
+def test_a_lone_file_does_not_say_its_activation_and_its_heads(tmp_path, capsys):
+    sources.hugging_face_clip(tmp_path / "source", "gelu")
+    options = {"vocabulary": tmp_path / "source/merges.txt"}
+    (tmp_path / "source/config.json").unlink()
+    path = tmp_path / "source/model.safetensors"
+    assert convert(path, tmp_path / "preset", **options).backbone.image_tower.activation == "quick_gelu"
+    output = capsys.readouterr().out
+    assert "activation quick_gelu, as OpenAI's" in output and "1 heads for images and 1 for texts" in output
+    model = convert(path, tmp_path / "other", activation="gelu", verbose=False, **options)
+    assert model.backbone.text_tower.activation == "gelu"
 
 
 def test_shards_and_half_precision(tmp_path):
