@@ -3,6 +3,7 @@
 from keras_itr.conversion.layouts import FIRST_ROWS
 from keras_itr.conversion.plan import Plan
 from keras_itr.conversion.preprocessors import wordpiece_tokenizer
+from keras_itr.conversion.vocabularies import caption_length
 from keras_itr.layers import BertTextTower, RegionFeatureTower
 from keras_itr.models import CLIP, DualEncoderBackbone
 from keras_itr.preprocessing import RetrievalPreprocessor
@@ -25,10 +26,8 @@ def plan_bert(checkpoint, options):
     plan = Plan(checkpoint)
     prefix = _prefix(checkpoint)
     pooling = sentence_pooling(checkpoint)
-    limit = (checkpoint.json("sentence_bert_config.json") or {}).get("max_seq_length")
-    text_tower = bert_tower(
-        plan, prefix, options.sequence_length or limit, options.num_heads, embedding_dim=None, pooling=pooling
-    )
+    length = caption_length(checkpoint, options.sequence_length, count_positions(plan, prefix))
+    text_tower = bert_tower(plan, prefix, length, options.num_heads, embedding_dim=None, pooling=pooling)
     tokenizer = wordpiece_tokenizer(
         checkpoint, text_tower.vocabulary_size, text_tower.sequence_length, options.vocabulary
     )
@@ -48,34 +47,35 @@ def sentence_retriever(text_tower, tokenizer):
     return CLIP(backbone, preprocessor=RetrievalPreprocessor(tokenizer))
 
 
-def bert_tower(plan, prefix, sequence_length=None, num_heads=None, **arguments):
+def count_positions(plan, prefix):
+    """The positions that the BERT behind `prefix` has, and so the longest caption."""
+    return plan.shape(f"{prefix}embeddings.position_embeddings.weight")[0]
+
+
+def bert_tower(plan, prefix, sequence_length, num_heads=None, **arguments):
     """A `BertTextTower` in the sizes of a checkpoint; what goes into its encoder is added to the plan.
 
     Args:
         plan: a `Plan`.
         prefix: string before `embeddings.word_embeddings.weight`.
-        sequence_length: int; None takes all positions.
+        sequence_length: int, at most the positions.
         num_heads: int; None for what the configuration says.
         **arguments: further arguments of the tower.
     """
     checkpoint = plan.checkpoint
     checkpoint.setting("position_embedding_type", "absolute", ["absolute"])
     checkpoint.setting("layer_norm_eps", 1e-12, [1e-12])
+    activation = _ACTIVATIONS[checkpoint.setting("hidden_act", "gelu", list(_ACTIVATIONS))]
     vocabulary_size, width = plan.shape(prefix + _WORDS)
-    positions = plan.shape(f"{prefix}embeddings.position_embeddings.weight")[0]
-    if (sequence_length or 0) > positions:
-        raise ValueError(
-            f"sequence_length is at most {positions}, the positions of {checkpoint.source}; received {sequence_length}."
-        )
     tower = BertTextTower(
         vocabulary_size,
-        sequence_length or positions,
+        sequence_length,
         hidden_dim=width,
         num_layers=plan.count(prefix + _BLOCK),
         # 12 is what the library takes where its configuration is silent.
         num_heads=checkpoint.num_heads(width, num_heads, 12 if checkpoint.config else None),
         intermediate_dim=plan.shape(f"{prefix}{_BLOCK.format(0)}intermediate.dense.weight")[0],
-        activation=_ACTIVATIONS[checkpoint.setting("hidden_act", "gelu", list(_ACTIVATIONS))],
+        activation=activation,
         **arguments,
     )
     _plan_encoder(plan, tower, prefix)

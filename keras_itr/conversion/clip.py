@@ -5,6 +5,7 @@ import math
 from keras_itr.conversion.layouts import AS_IS, CONVOLUTION, LINEAR
 from keras_itr.conversion.plan import Plan
 from keras_itr.conversion.preprocessors import CLIP_PIXELS, clip_tokenizer, image_converter
+from keras_itr.conversion.vocabularies import caption_length
 from keras_itr.layers import CLIPTextTower, CLIPVisionTower
 from keras_itr.models import CLIP, DualEncoderBackbone
 from keras_itr.preprocessing import RetrievalPreprocessor
@@ -108,12 +109,7 @@ def clip_preprocessor(checkpoint, backbone, options):
     """The preprocessor of a backbone of CLIP towers, and notes on it."""
     converter, notes = image_converter(checkpoint, backbone.image_tower.image_size[0], CLIP_PIXELS)
     text = backbone.text_tower
-    length = options.sequence_length or text.sequence_length
-    if length > text.sequence_length:
-        raise ValueError(
-            f"sequence_length is at most {text.sequence_length}, the positions of {checkpoint.source}; "
-            f"received {length}."
-        )
+    length = caption_length(checkpoint, options.sequence_length, text.sequence_length, text.sequence_length)
     tokenizer = clip_tokenizer(checkpoint, text.vocabulary_size, length, options.vocabulary, options.cleaning or "none")
     return RetrievalPreprocessor(tokenizer, converter), notes
 

@@ -1,10 +1,9 @@
 """MPNet as Hugging Face names its tensors, to a sentence encoder as a retriever."""
 
-import pathlib
-
 from keras_itr.conversion.bert import sentence_pooling, sentence_retriever
 from keras_itr.conversion.layouts import rows_at, rows_from
 from keras_itr.conversion.plan import Plan
+from keras_itr.conversion.vocabularies import caption_length, lowercase, word_pieces
 from keras_itr.layers import MPNetTextTower
 from keras_itr.preprocessing import WordPieceTokenizer
 
@@ -29,8 +28,7 @@ def plan_mpnet(checkpoint, options):
     vocabulary = [*_SPECIAL.values(), *(pieces[row] for row in rows[len(_SPECIAL) :])]
     tower = _tower(plan, prefix, len(rows), options, sentence_pooling(checkpoint))
     plan.take(tower.words.embeddings, f"{prefix}embeddings.word_embeddings.weight", rows_at(rows))
-    lowercase = (checkpoint.json("tokenizer_config.json") or {}).get("do_lower_case", True)
-    model = sentence_retriever(tower, WordPieceTokenizer(vocabulary, tower.sequence_length, lowercase))
+    model = sentence_retriever(tower, WordPieceTokenizer(vocabulary, tower.sequence_length, lowercase(checkpoint)))
     plan.leave_out(rf"{prefix}pooler\..*", "the layer behind the first token, which nothing here reads")
     plan.leave_out(rf"{prefix}embeddings\.position_ids", "counts from 0 on")
     plan.leave_out(r"lm_head\..*", "a head of another task")
@@ -44,12 +42,8 @@ def _tower(plan, prefix, vocabulary_size, options, pooling):
     checkpoint = plan.checkpoint
     positions, width = plan.shape(f"{prefix}embeddings.position_embeddings.weight")
     positions -= _FIRST_POSITION
-    limit = (checkpoint.json("sentence_bert_config.json") or {}).get("max_seq_length", positions)
-    length = options.sequence_length or min(limit, positions)
-    if length > positions:
-        raise ValueError(
-            f"sequence_length is at most {positions}, the positions of {checkpoint.source}; received {length}."
-        )
+    # Configurations count the positions of the padding too.
+    length = caption_length(checkpoint, options.sequence_length, positions, spare=_FIRST_POSITION)
     checkpoint.setting("hidden_act", "gelu", ["gelu"])
     buckets, heads = plan.shape(f"{prefix}encoder.relative_attention_bias.weight")
     tower = MPNetTextTower(
@@ -81,11 +75,8 @@ def _plan_block(plan, block, prefix):
 
 
 def _pieces(checkpoint, count, vocabulary):
-    """The pieces of a `vocab.txt` in the order of the source's ids."""
-    path = pathlib.Path(vocabulary or checkpoint.directory / "vocab.txt")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; name the vocab.txt of {count} pieces as vocabulary.")
-    pieces = path.read_text(encoding="utf-8").splitlines()
+    """The pieces of the vocabulary in the order of the source's ids."""
+    pieces, path = word_pieces(checkpoint, count, vocabulary)
     missing = [name for name in _SPECIAL if name not in pieces]
     if len(pieces) != count or missing:
         without = f", without {', '.join(missing)}" if missing else ""

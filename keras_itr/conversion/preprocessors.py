@@ -1,9 +1,9 @@
 """The preprocessors that a checkpoint needs, from the small files beside its weights."""
 
-import pathlib
-
 import numpy as np
 
+from keras_itr.conversion.vocabularies import lowercase, merges, word_pieces
+from keras_itr.messages import one_line
 from keras_itr.preprocessing import CLIPTokenizer, RetrievalImageConverter, WordPieceTokenizer
 
 # Mean and deviation of pixels in 0..1.
@@ -15,7 +15,7 @@ _INTERPOLATIONS = {0: "nearest", 1: "lanczos3", 2: "bilinear", 3: "bicubic"}
 
 
 def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", crop=True):
-    """The image converter that `preprocessor_config.json` describes, or the one of the arguments if there is none.
+    """The image converter that the source's processor describes, or the one of the arguments if there is none.
 
     Args:
         checkpoint: a `Checkpoint`.
@@ -27,7 +27,7 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
     Returns:
         `(converter, notes)`; notes are strings on what is not as in the source.
     """
-    config = checkpoint.json("preprocessor_config.json") or {}
+    config = _pixel_settings(checkpoint)
     mean, deviation = config.get("image_mean", pixels[0]), config.get("image_std", pixels[1])
     size = config.get("size")
     shorter = size.get("shortest_edge") if isinstance(size, dict) else None
@@ -49,39 +49,50 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
     return converter, notes
 
 
+def _pixel_settings(checkpoint):
+    """What the source's processor says of pixels: a file of its own, or a part of another since transformers 5."""
+    config = checkpoint.json("preprocessor_config.json")
+    if config is None:
+        config = (checkpoint.json("processor_config.json") or {}).get("image_processor")
+    return config or {}
+
+
 def clip_tokenizer(checkpoint, vocabulary_size, sequence_length, vocabulary, cleaning):
     """CLIP's tokenizer of `vocabulary_size` ids: of a file of merges, or OpenAI's, which come with the package."""
-    path = pathlib.Path(vocabulary or checkpoint.directory / "merges.txt")
-    if vocabulary or path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        merges = [line for line in lines if line and not line.startswith("#version")]
-        tokenizer = CLIPTokenizer(merges, sequence_length, cleaning)
-    else:
-        tokenizer = CLIPTokenizer(sequence_length=sequence_length, cleaning=cleaning)
+    pairs, path, pieces = merges(checkpoint, vocabulary)
+    try:
+        tokenizer = CLIPTokenizer("openai" if pairs is None else pairs, sequence_length, cleaning)
+    except ValueError as error:
+        if path is None:
+            raise
+        raise ValueError(f"{path}: not the merges of CLIP ({one_line(error)})") from error
     if tokenizer.vocabulary_size() != vocabulary_size:
-        made = f"{path} makes" if vocabulary or path.is_file() else "OpenAI's merges make"
+        made = f"{path} makes" if path else "OpenAI's merges make"
         raise ValueError(
             f"{checkpoint.source}: the model has {vocabulary_size} token ids, {made} {tokenizer.vocabulary_size()}; "
             "name its file of merges as vocabulary."
+        )
+    if pieces is not None and pieces != tokenizer.get_vocabulary():
+        raise ValueError(
+            f"{path}: its pieces have other ids than CLIP's (256 bytes, 256 at the end of a word, merges)."
         )
     return tokenizer
 
 
 def wordpiece_tokenizer(checkpoint, vocabulary_size, sequence_length, vocabulary):
-    """BERT's tokenizer of `vocabulary_size` ids, of a given `vocab.txt` or of the one beside the weights."""
-    path = pathlib.Path(vocabulary or checkpoint.directory / "vocab.txt")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; name the vocab.txt of {vocabulary_size} pieces as vocabulary.")
-    config = checkpoint.json("tokenizer_config.json") or {}
+    """BERT's tokenizer of `vocabulary_size` ids, of a given `vocab.txt` or of the files beside the weights."""
+    pieces, path = word_pieces(checkpoint, vocabulary_size, vocabulary)
+    strip_accents = (checkpoint.json("tokenizer_config.json") or {}).get("strip_accents")
     tokenizer = WordPieceTokenizer(
-        sequence_length=sequence_length,
-        lowercase=config.get("do_lower_case", True),
-        strip_accents=config.get("strip_accents"),
+        sequence_length=sequence_length, lowercase=lowercase(checkpoint), strip_accents=strip_accents
     )
-    tokenizer.load_vocabulary(str(path))
-    if tokenizer.vocabulary_size() != vocabulary_size:
+    try:
+        tokenizer.set_vocabulary(pieces)
+    except ValueError as error:
+        raise ValueError(f"{path}: not the pieces of BERT ({one_line(error)})") from error
+    if len(pieces) != vocabulary_size:
         raise ValueError(
-            f"{checkpoint.source}: the model has {vocabulary_size} token ids, {path} has "
-            f"{tokenizer.vocabulary_size()} pieces; name its vocab.txt as vocabulary."
+            f"{checkpoint.source}: the model has {vocabulary_size} token ids, {path} has {len(pieces)} pieces; name "
+            "its vocab.txt as vocabulary."
         )
     return tokenizer

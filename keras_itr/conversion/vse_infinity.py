@@ -2,9 +2,10 @@
 
 import re
 
-from keras_itr.conversion.bert import bert_tower
+from keras_itr.conversion.bert import bert_tower, count_positions
 from keras_itr.conversion.plan import Plan
 from keras_itr.conversion.preprocessors import wordpiece_tokenizer
+from keras_itr.conversion.vocabularies import caption_length
 from keras_itr.layers import RegionTower
 from keras_itr.models import DualEncoderBackbone, VSEInfinity
 from keras_itr.preprocessing import RetrievalPreprocessor
@@ -30,9 +31,11 @@ def plan_vse_infinity(checkpoint, options):
     width, feature_dim = plan.shape(f"{_IMAGE}fc.weight")
     image_tower = RegionTower(feature_dim, width, plan.shape(f"{_IMAGE}mlp.layers.0.weight")[0])
     _plan_regions(plan, image_tower)
+    positions = count_positions(plan, f"{_TEXT}bert.")
+    length = caption_length(checkpoint, options.sequence_length, positions, _LENGTH)
     # The official code has BERT base: 64 of the width a head.
     heads = options.num_heads or plan.shape(f"{_TEXT}bert.embeddings.word_embeddings.weight")[1] // 64
-    text_tower = bert_tower(plan, f"{_TEXT}bert.", options.sequence_length or _LENGTH, heads, embedding_dim=width)
+    text_tower = bert_tower(plan, f"{_TEXT}bert.", length, heads, embedding_dim=width)
     plan.dense(text_tower.projection, f"{_TEXT}linear")
     _plan_pooling(plan, text_tower.pooling_layer, f"{_TEXT}gpool")
     tokenizer = wordpiece_tokenizer(

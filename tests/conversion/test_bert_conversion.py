@@ -70,7 +70,10 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
         ({"1_Pooling/config.json": {"pooling_mode": "mean+cls"}}, "asks for mean and cls"),
         ({"1_Pooling/config.json": {"embedding_dimension": 16}}, "asks for no pooling at all"),
         ({"config.json": {"hidden_act": "relu"}}, "hidden_act must be 'gelu' or .*, received 'relu'"),
-        ({"sentence_bert_config.json": {"max_seq_length": 64}}, "sequence_length is at most 20"),
+        (
+            {"sentence_bert_config.json": {"max_seq_length": 64}},
+            r"_config\.json: max_seq_length .* 20 positions, and is 64",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_said(files, message, tmp_path):
@@ -99,7 +102,9 @@ def test_a_vocabulary_is_needed_and_must_fit(tmp_path):
     with pytest.raises(ValueError, match=r"has 11 token ids, .*vocab\.txt has 10 pieces"):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     vocabulary.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no such file; name the vocab\.txt of 11 pieces as vocabulary"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no such file, and no tokenizer\.json; name the vocab\.txt of 11 pieces as vocabulary"
+    ):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
 
 
@@ -115,3 +120,40 @@ def test_a_lone_file_does_not_say_its_heads(tmp_path):
         convert(tmp_path / "source", tmp_path / "preset", num_heads=3, verbose=False)
     model = convert(tmp_path / "source/model.safetensors", tmp_path / "preset", num_heads=4, verbose=False)
     np.testing.assert_allclose(model.embed_texts(sources.CAPTIONS), reference(source), atol=1e-5)
+
+
+def test_a_folder_of_transformers_5_has_its_pieces_in_tokenizer_json(tmp_path):
+    source = sources.bert(tmp_path / "source")
+    (tmp_path / "source/vocab.txt").unlink()
+    pieces = {piece: number for number, piece in reversed(list(enumerate(sources.PIECES)))}
+    whole = {"model": {"type": "WordPiece", "vocab": pieces}, "normalizer": {"lowercase": True}}
+    (tmp_path / "source/tokenizer.json").write_text(json.dumps(whole))
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert model.preprocessor.tokenizer.get_vocabulary() == sources.PIECES
+    np.testing.assert_allclose(model.embed_texts(sources.CAPTIONS), reference(source), atol=1e-5)
+    whole["model"]["vocab"] = {**pieces, "red": 11}
+    (tmp_path / "source/tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: the ids of its pieces must be 0, 1, 2"):
+        convert(tmp_path / "source", tmp_path / "other", verbose=False)
+
+
+@pytest.mark.parametrize(("stated", "length"), [(8, 8), (1e30, 20), (64, 20), (None, 20)])
+def test_the_length_is_that_of_the_tokenizer_where_the_encoder_has_none(stated, length, tmp_path):
+    sources.bert(tmp_path / "source")
+    (tmp_path / "source/tokenizer_config.json").write_text(json.dumps({"model_max_length": stated}))
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert model.backbone.text_tower.sequence_length == length
+
+
+@pytest.mark.parametrize("length", [0, -1, 2, 21])
+def test_a_length_must_fit(length, tmp_path):
+    sources.bert(tmp_path / "source")
+    with pytest.raises(ValueError, match=f"sequence_length is at most 20, .* at least 3 .* received {length}"):
+        convert(tmp_path / "source", tmp_path / "preset", sequence_length=length, verbose=False)
+
+
+def test_a_vocabulary_of_windows(tmp_path):
+    sources.bert(tmp_path / "source")
+    (tmp_path / "source/vocab.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(sources.PIECES).encode() + b"\r\n")
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert model.preprocessor.tokenizer.get_vocabulary() == sources.PIECES

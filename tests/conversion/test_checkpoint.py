@@ -34,7 +34,7 @@ def test_what_is_no_checkpoint(tmp_path):
         Checkpoint(tmp_path)
     safetensors.save_file({"x": np.ones(2)}, path)
     with pytest.raises(ValueError, match=r"not one of cusa, .* by its tensors \(x"):
-        convert(tmp_path, tmp_path / "preset", verbose=False)
+        convert(path, tmp_path / "preset", verbose=False)
 
 
 def test_without_network_one_line_names_the_handle(monkeypatch):

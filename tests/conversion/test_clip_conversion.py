@@ -236,3 +236,33 @@ def test_another_vocabulary_is_refused(tmp_path):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     with pytest.raises(ValueError, match="sequence_length is at most 12"):
         convert(tmp_path / "source", tmp_path / "preset", sequence_length=13, verbose=False)
+
+
+@pytest.mark.parametrize("join", [list, " ".join])
+def test_a_folder_of_transformers_5_has_its_merges_and_pixels_in_other_files(join, tmp_path):
+    sources.hugging_face_clip(tmp_path / "source")
+    known = convert(tmp_path / "source", tmp_path / "known", verbose=False).preprocessor.tokenizer
+    (tmp_path / "source/merges.txt").unlink()
+    vocabulary = {piece: number for number, piece in enumerate(known.get_vocabulary())}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [join(pair.split()) for pair in sources.MERGES]}
+    path = tmp_path / "source/tokenizer.json"
+    path.write_text(json.dumps({"model": model}))
+    pixels = {"image_mean": [0.0] * 3, "image_std": [0.5] * 3, "resample": 2}
+    (tmp_path / "source/processor_config.json").write_text(json.dumps({"image_processor": pixels}))
+    preprocessor = convert(tmp_path / "source", tmp_path / "preset", verbose=False).preprocessor
+    np.testing.assert_array_equal(numpy(preprocessor.tokenizer(["a dog"])), numpy(known(["a dog"])))
+    white = numpy(preprocessor.image_converter(np.full((1, 32, 32, 3), 255, "uint8")))
+    np.testing.assert_allclose(white, 2, rtol=1e-5)
+    assert preprocessor.image_converter.interpolation == "bilinear"
+    vocabulary["!"], vocabulary["a"] = vocabulary["a"], vocabulary["!"]
+    path.write_text(json.dumps({"model": model}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: its pieces have other ids than CLIP's"):
+        convert(tmp_path / "source", tmp_path / "other", verbose=False)
+
+
+def test_a_vocabulary_of_another_tokenizer_is_named(tmp_path):
+    sources.hugging_face_clip(tmp_path / "source")
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(sources.PIECES) + "\n")
+    with pytest.raises(ValueError, match=r"vocab\.txt: not the merges of CLIP \(A merge must be"):
+        convert(tmp_path / "source", tmp_path / "preset", vocabulary=path, verbose=False)
