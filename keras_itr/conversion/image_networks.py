@@ -6,7 +6,7 @@ import keras_hub
 
 from keras_itr.conversion.layouts import CONVOLUTION, WITH_BATCH_AXIS
 from keras_itr.conversion.plan import Plan
-from keras_itr.conversion.preprocessors import HALF, IMAGENET, image_converter
+from keras_itr.conversion.preprocessors import HALF, IMAGENET, image_converter, processor_side
 from keras_itr.messages import one_line
 
 _NOTE = (
@@ -76,9 +76,24 @@ def plan_dinov2(checkpoint, options):
     plan.used = {name for name in checkpoint.shapes if _DINOV2.fullmatch(name)}
     plan.leave_out(_HEADS, "a head of another task")
     plan.check([])
+    image_size, notes = _dinov2_size(checkpoint)
     try:
-        network = keras_hub.models.DINOV2Backbone.from_preset(str(checkpoint.directory), dtype="float32")
+        network = keras_hub.models.DINOV2Backbone.from_preset(
+            str(checkpoint.directory), dtype="float32", image_shape=(image_size, image_size, 3)
+        )
     except Exception as error:  # of several libraries
         raise ValueError(f"{checkpoint.source}: keras-hub cannot read this DINOv2 ({one_line(error, 160)}).") from error
-    converter, notes = image_converter(checkpoint, checkpoint.setting("image_size", 224), IMAGENET)
-    return (network, converter), plan, [*notes, _NOTE.format("DINOV2Backbone")]
+    converter, differences = image_converter(checkpoint, image_size, IMAGENET)
+    return (network, converter), plan, [*notes, *differences, _NOTE.format("DINOV2Backbone")]
+
+
+def _dinov2_size(checkpoint):
+    """`(side, notes)`: what the source's processor makes, to which the network interpolates its positions."""
+    trained, patch_size = checkpoint.setting("image_size", 224), checkpoint.setting("patch_size", 16)
+    side = processor_side(checkpoint) or trained
+    if side == trained or side % patch_size:
+        return trained, []
+    note = f"positions of {trained} x {trained} pixels are interpolated to the processor's {side} x {side}"
+    # Without a filter, PyTorch's bicubic kernel is another than that of TensorFlow and JAX.
+    kernel = ", by the framework's bicubic kernel" if checkpoint.config["model_type"] == "dinov2" else ""
+    return side, [note + kernel]

@@ -28,17 +28,12 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
         `(converter, notes)`; notes are strings on what is not as in the source.
     """
     config = _pixel_settings(checkpoint)
-    mean, deviation = config.get("image_mean", pixels[0]), config.get("image_std", pixels[1])
+    mean, deviation = _statistics(checkpoint, config, pixels)
     size = config.get("size")
-    shorter = size.get("shortest_edge") if isinstance(size, dict) else None
     if size is not None:
-        crop = bool(shorter or config.get("do_center_crop"))
-    notes = []
-    if crop and shorter not in (None, image_size):
-        notes.append(
-            f"the source shrinks the shorter side to {shorter} and cuts {image_size} out of it; here the largest "
-            "centred square is shrunk"
-        )
+        # A height and a width stretch, even before a cut.
+        crop = "shortest_edge" in size if isinstance(size, dict) else bool(_cut(config))
+    notes = _differences(config, image_size, crop)
     converter = RetrievalImageConverter(
         (image_size, image_size),
         scale=(1 / (255 * np.array(deviation))).tolist(),
@@ -47,6 +42,64 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
         crop_to_aspect_ratio=crop,
     )
     return converter, notes
+
+
+def processor_side(checkpoint):
+    """The side in pixels of the squares that the source's processor makes, None if it does not say."""
+    config = _pixel_settings(checkpoint)
+    return _cut(config) or _side(config.get("size"))
+
+
+def _cut(config):
+    """The side of the centred square that a processor cuts out, None if it cuts none."""
+    crop_size = config.get("crop_size")
+    return _side(crop_size) if config.get("do_center_crop", crop_size is not None) else None
+
+
+def _side(size):
+    """The side of a size in any of its forms: 224, {"shortest_edge": 224}, {"height": 224, "width": 224}."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or size.get("height")
+    return size if isinstance(size, int) else None
+
+
+def _differences(config, image_size, crop):
+    """Notes on what happens to a photo that the source does in another way."""
+    resized, cut = _side(config.get("size")), _cut(config)
+    side, notes = cut or resized, []
+    if side not in (None, image_size):
+        notes.append(
+            f"the source's processor makes {side} x {side} pixels, the network has positions for {image_size} x "
+            f"{image_size}, which are made here"
+        )
+    if cut and resized and cut < resized:
+        whole = "the largest centred square is shrunk" if crop else "the whole is stretched"
+        verb = "shrinks the shorter side" if crop else "stretches both sides"
+        notes.append(
+            f"the source {verb} to {resized} and cuts {cut} x {cut} out of the middle; here {whole} to {image_size} x "
+            f"{image_size}, and shows {resized / cut:.2f} times as much of each side"
+        )
+    elif crop and resized and not cut:
+        notes.append(
+            f"the source keeps the shape of a photo; here the largest centred square is shrunk to {image_size}"
+        )
+    return notes
+
+
+def _statistics(checkpoint, config, pixels):
+    """Mean and deviation of pixels in 0..1, three numbers each."""
+    if config.get("do_normalize") is False:
+        return (0.0,) * 3, (1.0,) * 3
+    found = []
+    for name, default in zip(("image_mean", "image_std"), pixels, strict=True):
+        value = default if config.get(name) is None else config[name]
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+        if len(values) != 3 or not all(isinstance(number, (int, float)) for number in values):
+            raise ValueError(f"{checkpoint.source}: {name} of its processor must be three numbers, received {value!r}.")
+        found.append(values)
+    if 0 in found[1]:
+        raise ValueError(f"{checkpoint.source}: image_std of its processor must not be 0, received {found[1]}.")
+    return found
 
 
 def _pixel_settings(checkpoint):

@@ -1,3 +1,6 @@
+import json
+import re
+
 import conversion_support as sources
 import keras
 import numpy as np
@@ -51,3 +54,49 @@ def test_a_tensor_without_a_place_is_named(kind, tmp_path):
     with pytest.raises(ValueError, match=r"1 not used: adapter\.weight"):
         convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     assert not (tmp_path / "preset").exists()
+
+
+PROCESSOR = {"do_center_crop": True, "size": {"shortest_edge": 26}, "crop_size": {"height": 24, "width": 24}}
+
+
+@pytest.mark.parametrize(("kind", "side"), [("vit", 32), ("dinov2", 24), ("dinov2_with_registers", 24)])
+def test_the_pixels_are_as_many_as_the_processor_cuts_if_the_network_takes_them(kind, side, tmp_path):
+    tokens = network(kind, tmp_path / "source")
+    (tmp_path / "source/preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    converter = json.loads((tmp_path / "preset/image_converter.json").read_text())["config"]
+    assert converter["image_size"] == [side, side] and converter["crop_to_aspect_ratio"]
+    notes = json.loads((tmp_path / "preset/conversion.json").read_text())["notes"]
+    cut = (
+        f"shrinks the shorter side to 26 and cuts 24 x 24 out of the middle; here .* to {side} x {side}, .* 1.08 times"
+    )
+    assert any(re.search(cut, note) for note in notes)
+    fixed = "processor makes 24 x 24 pixels, the network has positions for 32 x 32"
+    assert any(fixed in note for note in notes) == (kind == "vit")
+    if kind != "vit":
+        images = sources.pixels(2, side)
+        loaded = build_image_network("DINOV2Backbone", (side, side), weights=str(tmp_path / "preset"))
+        # Without a filter, the source's bicubic kernel is another than TensorFlow's.
+        tolerance = 0.05 if kind == "dinov2" else 1e-4
+        np.testing.assert_allclose(numpy(model({"images": images})), tokens(images), atol=tolerance)
+        np.testing.assert_allclose(numpy(loaded({"images": images})), tokens(images), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_mean": None, "image_std": None}, None),
+        ({"image_mean": [0.5]}, "image_mean of its processor must be three numbers, received"),
+        ({"image_std": [0, 1, 1]}, "image_std of its processor must not be 0"),
+    ],
+)
+def test_means_and_deviations_of_pixels(settings, message, tmp_path):
+    network("vit", tmp_path / "source")
+    (tmp_path / "source/preprocessor_config.json").write_text(json.dumps(settings))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+        return
+    convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    config = json.loads((tmp_path / "preset/image_converter.json").read_text())["config"]
+    np.testing.assert_allclose(config["offset"], -1)
