@@ -1,17 +1,25 @@
 import argparse
 import json
 import pathlib
+import re
 import warnings
 
 import numpy as np
 
+from keras_itr.conversion.target import is_preset
 from keras_itr.hub_handles import is_handle, local_source
 from keras_itr.messages import one_line
 
 HUGGING_FACE = "hf://"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLED = (".pt", ".pth", ".bin", ".tar")
+PICKLED = (".pt", ".pth", ".bin", ".tar", ".ckpt", ".pkl", ".pickle")
+# How a file of `torch.save` begins: an archive, or a bare pickle.
+_PICKLES = (b"PK\x03\x04", b"\x80")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+# What training scripts call the weights of a model, and what they keep beside them that is no part of it.
+_STATES = ("state_dict", "model_state_dict", "model")
+_TRAINING = re.compile("optim|.*sched|.*scaler|.*rng")
 
 
 class Checkpoint:
@@ -20,8 +28,8 @@ class Checkpoint:
     Args:
         source: string or path: a folder with `model.safetensors` or `model.safetensors.index.json` (shards) and
             `config.json` as Hugging Face writes it; a file `.safetensors`; with `allow_pickle` a PyTorch file
-            (`.pt`, `.pth`, `.bin`, `.tar`), or a folder whose weights are one; or `"hf://user/model"`, which is
-            downloaded, its safetensors only.
+            (`.pt`, `.pth`, `.bin`, `.tar`, `.ckpt`, `.pkl`), or a folder whose weights are one; or
+            `"hf://user/model"`, which is downloaded, its safetensors only.
         allow_pickle: bool, default False: PyTorch files are pickles. They are read by
             `torch.load(weights_only=True)`, which makes tensors and plain containers only.
 
@@ -29,7 +37,8 @@ class Checkpoint:
         source: string, as given.
         directory: `Path` of the folder with the further files.
         shapes: dict of name to shape. Parts of a nested file are joined, as `model.0.fc.weight` for the first of a
-            list; `module.`, a mark of training on several devices, is left out.
+            list; `module.`, a mark of training on several devices, is left out, and so is the name of a dict that
+            holds all there is, such as `model_state_dict`.
         config: dict of `config.json`, empty if there is none.
 
     Raises:
@@ -51,13 +60,17 @@ class Checkpoint:
 
     def __init__(self, source, allow_pickle=False):
         self.source = str(source)
+        if is_handle(self.source) and not self.source.startswith(HUGGING_FACE):
+            raise ValueError(f"{source}: of the hubs {HUGGING_FACE} alone can be read; fetch it and name its folder.")
         path = _fetched(self.source) if self.source.startswith(HUGGING_FACE) else pathlib.Path(source)
         if not path.exists():
             raise FileNotFoundError(f"{source}: no such file or folder to convert.")
         self.directory = path if path.is_dir() else path.parent
         self.config = self.json("config.json") or {}
         files = _weight_files(path)
-        if files[0].suffix not in PICKLED:
+        for file in files:
+            refuse_pointer(file)
+        if not _is_pickle(files[0]):
             self._tensors = _SafeTensors(files)
         elif allow_pickle:
             self._tensors = _PickledTensors(files[0])
@@ -111,15 +124,42 @@ class Checkpoint:
             raise ValueError(f"{self.source}: {where} must cut the width {width} evenly, received {number!r}.")
         return number
 
-    def json(self, name):
-        """A JSON file of the folder, or None if it is not there."""
+    def json(self, name, kind=dict):
+        """A JSON file of the folder, or None if it is not there; `kind` is what it must hold, a dict or a list."""
         path = self.directory / name
-        if not path.is_file():
-            return None
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({one_line(error)}).") from error
+        return _json(path, kind) if path.is_file() else None
+
+
+def refuse_pointer(path):
+    """Raises ValueError if a file only says where Git LFS keeps the content."""
+    with open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with git lfs pull.")
+
+
+def _json(path, kind=dict):
+    refuse_pointer(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({one_line(error)}).") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: must hold a {kind.__name__}, received a {type(content).__name__}.")
+    return content
+
+
+def _is_pickle(path):
+    """Whether a file is one of PyTorch, by its name or else by how it begins; False for safetensors."""
+    if path.suffix in (".safetensors", *PICKLED):
+        return path.suffix in PICKLED
+    with open(path, "rb") as file:
+        begin = file.read(max(map(len, _PICKLES)))
+    if begin.startswith(_PICKLES):
+        return True
+    raise ValueError(
+        f"{path}: weights are read of .safetensors, and with allow_pickle of PyTorch files ({', '.join(PICKLED)}); "
+        f"received {path.suffix or 'a name without an ending'}."
+    )
 
 
 class _SafeTensors:
@@ -167,9 +207,7 @@ class _PickledTensors:
                 f"{path}: torch.load(weights_only=True) cannot read it ({one_line(error, 160)}). Of a TorchScript "
                 "archive save the tensors first: torch.save(torch.jit.load(path).state_dict(), other_path)."
             ) from error
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content = content["state_dict"]
-        self._tensors = dict(_named_tensors(content, torch.Tensor))
+        self._tensors = dict(_named_tensors(_state(content, torch.Tensor), torch.Tensor))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def read(self, name):
@@ -189,14 +227,24 @@ def _plain_values():
     ]
 
 
+def _state(content, kind):
+    """The dict of the weights: what a training script saved, without what it lies in."""
+    for name in _STATES:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            rest = {key: value for key, value in content.items() if key != name}
+            # A `model` beside other tensors is one part of several. Beside a `state_dict` are copies of it.
+            if name == "state_dict" or not any(_named_tensors(rest, kind)):
+                return _state(content[name], kind)
+    return content
+
+
 def _named_tensors(content, kind, prefix=""):
     if isinstance(content, kind):
         yield prefix.removesuffix("."), content
     elif isinstance(content, (dict, list, tuple)):
         items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
-            # Optimizers and counters are no part of a model.
-            if prefix or key not in ("optimizer", "scheduler"):
+            if prefix or not _TRAINING.match(str(key)):
                 yield from _named_tensors(value, kind, f"{prefix}{str(key).removeprefix('module.')}.")
 
 
@@ -205,7 +253,7 @@ def _weight_files(path):
     if path.is_file():
         return [path]
     if (path / INDEX).is_file():
-        names = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = _shards(path / INDEX)
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{path}: {INDEX} names {', '.join(missing)}, not there.")
@@ -213,7 +261,18 @@ def _weight_files(path):
     for name in (WEIGHTS, "pytorch_model.bin"):
         if (path / name).is_file():
             return [path / name]
+    if is_preset(path):
+        raise ValueError(f"{path}: a preset already, which from_preset reads; there is nothing to convert.")
     raise ValueError(f"{path}: no {WEIGHTS}, {INDEX} or pytorch_model.bin in this folder.")
+
+
+def _shards(index):
+    """The names of the files that an index lists."""
+    names = _json(index).get("weight_map")
+    names = list(names.values()) if isinstance(names, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{index}: its weight_map must name a file for every tensor; fetch it anew.")
+    return sorted(set(names))
 
 
 def _fetched(handle):

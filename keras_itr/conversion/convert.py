@@ -142,19 +142,23 @@ def _check_options(kind, options):
 
 
 def _kind(checkpoint, kind):
-    if kind in KINDS:
-        return kind
-    if kind is not None:
+    if kind is not None and kind not in KINDS:
         near = (difflib.get_close_matches(str(kind), KINDS, 1) or ["clip"])[0]
         raise ValueError(
             f"no kind of checkpoint is called {kind!r}; did you mean {near!r}? Known are {', '.join(KINDS)}."
         )
-    for name, (fits, *_) in KINDS.items():
-        if fits(checkpoint):
-            return name
+    found = next((name for name, (fits, *_) in KINDS.items() if fits(checkpoint)), None)
+    if kind is not None and KINDS[kind][0](checkpoint):
+        return kind
+    if kind is None and found is not None:
+        return found
+    wanted = f"one of {', '.join(KINDS)}" if kind is None else kind
+    remedy = "" if found is None else f" It is {found}: leave kind out."
     some = ", ".join(list(checkpoint.shapes)[:4]) or "none at all"
-    called = f"model_type {checkpoint.config['model_type']!r} and " if "model_type" in checkpoint.config else ""
-    raise ValueError(f"{checkpoint.source}: not one of {', '.join(KINDS)} by {called}its tensors ({some}, ...).")
+    of_type = f"model_type {checkpoint.config['model_type']!r}" if checkpoint.config.get("model_type") else ""
+    # Some kinds have no names of their own.
+    called = f"{of_type or 'no model_type of a config.json'} and " if of_type or kind is not None else ""
+    raise ValueError(f"{checkpoint.source}: not {wanted} by {called}its tensors ({some}, ...).{remedy}")
 
 
 def _report(checkpoint, kind, plan, notes):

@@ -22,7 +22,7 @@ def check_target(target, inputs, overwrite):
                 f"{target}: the preset is to be written to a folder of its own, and {name} is this folder, lies in it "
                 "or holds it; choose another folder."
             )
-    if overwrite and path.is_dir() and any(path.iterdir()) and not _is_preset(path):
+    if overwrite and path.is_dir() and any(path.iterdir()) and not is_preset(path):
         raise ValueError(
             f"{target}: overwrite replaces a preset alone, and this folder holds no {REPORT} of a conversion and no "
             "config.json and task.json of this package; choose another folder, or empty this one yourself."
@@ -33,16 +33,12 @@ def _overlap(one, other):
     return one == other or one in other.parents or other in one.parents
 
 
-def _is_preset(folder):
+def is_preset(folder):
     """Whether a folder holds what `convert` writes, or a model that this package saved."""
     if {"source", "kind", "tensors"} <= _content(folder / REPORT).keys():
         return True
-    return (folder / "config.json").is_file() and is_task(_content(folder / "task.json"))
-
-
-def is_task(config):
-    """Whether `task.json` is that of a model of this package."""
-    return str(config.get("registered_name")).startswith("keras_itr>")
+    task = str(_content(folder / "task.json").get("registered_name"))
+    return (folder / "config.json").is_file() and task.startswith("keras_itr>")
 
 
 def _content(path):

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from keras_itr.conversion.checkpoint import refuse_pointer
+
 VOCABULARY, MERGES, WHOLE = "vocab.txt", "merges.txt", "tokenizer.json"
 # Start, one word, end.
 SHORTEST = 3
@@ -93,6 +95,7 @@ def _lines(path, remedy):
     """The lines of a text file, of Windows too, with the mark that some editors put before them."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {remedy}.")
+    refuse_pointer(path)
     try:
         # White space of any other script is part of a piece.
         text = path.read_bytes().decode("utf-8-sig")

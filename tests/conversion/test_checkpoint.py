@@ -50,3 +50,73 @@ def test_a_torchscript_archive_is_explained(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
     with pytest.raises(ValueError, match=r"Of a TorchScript archive save the tensors first: torch\.save"):
         Checkpoint(tmp_path / "model.pt", allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "must hold a dict, received a list"),
+        ("{}", "its weight_map must name a file for every tensor"),
+        ('{"weight_map": {}}', "its weight_map must name a file for every tensor"),
+        ('{"weight_map": {"x": 1}}', "its weight_map must name a file for every tensor"),
+    ],
+)
+def test_a_broken_index_is_named(content, message, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=f"index.json: {message}"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_explained(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=f"{name}: a pointer of Git LFS, not the file itself; .* git lfs pull"):
+        Checkpoint(tmp_path)
+
+
+def test_sources_of_other_forms_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"kaggle://a/b: of the hubs hf:// alone can be read"):
+        Checkpoint("kaggle://a/b")
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF")
+    with pytest.raises(ValueError, match=r"weights are read of \.safetensors, .* received \.h5"):
+        Checkpoint(tmp_path / "weights.h5")
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "preset/config.json").write_text("{}")
+    (tmp_path / "preset/task.json").write_text('{"registered_name": "keras_itr>CLIP"}')
+    with pytest.raises(ValueError, match="preset: a preset already, which from_preset reads"):
+        convert(tmp_path / "preset", tmp_path / "other", verbose=False)
+
+
+def test_a_kind_that_the_source_is_not(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.save_file({"visual.conv1.weight": np.ones((2, 3, 4, 4), "float32")}, path)
+    message = (
+        r"not bert by no model_type of a config\.json and its tensors \(visual.*\)\. It is openai_clip: leave kind out"
+    )
+    with pytest.raises(ValueError, match=message):
+        convert(path, tmp_path / "preset", kind="bert", verbose=False)
+
+
+@pytest.mark.parametrize("name", ["weights.ckpt", "weights.model", "weights"])
+def test_a_pickle_of_any_name_needs_to_be_allowed(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch writes the file")
+    torch.save({"x": torch.ones(2)}, tmp_path / name)
+    with pytest.raises(ValueError, match="a PyTorch file is a pickle, which may run code; pass allow_pickle"):
+        Checkpoint(tmp_path / name)
+    assert Checkpoint(tmp_path / name, allow_pickle=True).shapes == {"x": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "shapes"),
+    [
+        (("model",), {"x"}),
+        (("model_state_dict", "optimizer_state_dict", "lr_scheduler"), {"x"}),
+        (("state_dict", "state_dict_ema"), {"x"}),
+        (("model", "head"), {"model.x", "head.x"}),
+    ],
+)
+def test_weights_are_found_in_what_a_training_script_saves(keys, shapes, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch writes the file")
+    torch.save({"epoch": 3, **{key: {"module.x": torch.ones(2)} for key in keys}}, tmp_path / "a.pt")
+    assert set(Checkpoint(tmp_path / "a.pt", allow_pickle=True).shapes) == shapes
