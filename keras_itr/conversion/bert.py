@@ -116,7 +116,7 @@ def sentence_pooling(checkpoint):
     """The pooling that the files of a sentence encoder name, the mean if there is none that could."""
     folder = "1_Pooling"
     for module in checkpoint.json("modules.json", list) or []:
-        kind = str(module.get("type")).split(".")[-1]
+        kind = str(module.get("type") if isinstance(module, dict) else module).split(".")[-1]
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(f"{checkpoint.source}: modules.json has a {kind} layer, which is not converted.")
         folder = module.get("path", folder) if kind == "Pooling" else folder

@@ -90,9 +90,11 @@ class Checkpoint:
         """A value of `config.json`, or of a section of it: `default` where it is not there.
 
         Raises:
-            ValueError: if it is none of `allowed`.
+            ValueError: if it is none of `allowed`, or the section is none.
         """
         config = self.config if section is None else self.config.get(section) or {}
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.source}: {section} of its config.json must be a dict, received {config!r}.")
         value = config.get(key, default)
         if allowed is not None and value not in allowed:
             where = "" if section is None else f" of {section}"

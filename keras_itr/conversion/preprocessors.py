@@ -34,11 +34,16 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
         # A height and a width stretch, even before a cut.
         crop = "shortest_edge" in size if isinstance(size, dict) else bool(_cut(config))
     notes = _differences(config, image_size, crop)
+    resample = config.get("resample")
+    if resample in list(_INTERPOLATIONS):
+        interpolation = _INTERPOLATIONS[resample]
+    elif resample is not None:
+        notes.append(f"the source shrinks by PIL's filter {resample!r}, which is not here; it is {interpolation}")
     converter = RetrievalImageConverter(
         (image_size, image_size),
         scale=(1 / (255 * np.array(deviation))).tolist(),
         offset=(-np.array(mean) / np.array(deviation)).tolist(),
-        interpolation=_INTERPOLATIONS.get(config.get("resample"), interpolation),
+        interpolation=interpolation,
         crop_to_aspect_ratio=crop,
     )
     return converter, notes

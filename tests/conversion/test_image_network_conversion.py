@@ -62,7 +62,7 @@ PROCESSOR = {"do_center_crop": True, "size": {"shortest_edge": 26}, "crop_size":
 @pytest.mark.parametrize(("kind", "side"), [("vit", 32), ("dinov2", 24), ("dinov2_with_registers", 24)])
 def test_the_pixels_are_as_many_as_the_processor_cuts_if_the_network_takes_them(kind, side, tmp_path):
     tokens = network(kind, tmp_path / "source")
-    (tmp_path / "source/preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    (tmp_path / "source/preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "resample": 4}))
     model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     converter = json.loads((tmp_path / "preset/image_converter.json").read_text())["config"]
     assert converter["image_size"] == [side, side] and converter["crop_to_aspect_ratio"]
@@ -71,6 +71,7 @@ def test_the_pixels_are_as_many_as_the_processor_cuts_if_the_network_takes_them(
         f"shrinks the shorter side to 26 and cuts 24 x 24 out of the middle; here .* to {side} x {side}, .* 1.08 times"
     )
     assert any(re.search(cut, note) for note in notes)
+    assert any("PIL's filter 4, which is not here; it is bi" in note for note in notes)
     fixed = "processor makes 24 x 24 pixels, the network has positions for 32 x 32"
     assert any(fixed in note for note in notes) == (kind == "vit")
     if kind != "vit":

@@ -1,3 +1,5 @@
+import json
+
 import conversion_support as sources
 import keras
 import numpy as np
@@ -74,3 +76,16 @@ def test_distances_are_counted_as_the_source_library_does():
     ahead = torch.arange(300)[None, :] - torch.arange(300)[:, None]
     expected = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket(ahead)
     np.testing.assert_array_equal(distance_buckets(300), expected.numpy())
+
+
+def test_the_pieces_may_be_in_tokenizer_json(tmp_path):
+    source = mpnet(tmp_path / "source")
+    (tmp_path / "source/vocab.txt").unlink()
+    # The mask is added after the others.
+    pieces = {piece: number for number, piece in enumerate(PIECES[:-1])}
+    added = [{"id": len(pieces), "content": PIECES[-1]}, {"id": 0, "content": PIECES[0]}]
+    whole = {"model": {"type": "WordPiece", "vocab": pieces}, "added_tokens": added, "normalizer": {"lowercase": False}}
+    (tmp_path / "source/tokenizer.json").write_text(json.dumps(whole))
+    model = convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    assert not model.preprocessor.tokenizer.lowercase
+    np.testing.assert_allclose(model.embed_texts(CAPTIONS), reference(source, CAPTIONS), atol=1e-5)

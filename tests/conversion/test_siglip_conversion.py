@@ -48,3 +48,15 @@ def test_photos_are_taken_and_captions_are_ids(tmp_path):
     assert model.embed_texts({"token_ids": IDS}).shape == (2, 32)
     with pytest.raises(ValueError, match="SigLIP reads 6 ids a caption, padding included, received 5"):
         model.backbone({"token_ids": IDS[:, :5]})
+
+
+def test_a_lone_file_does_not_say_its_heads(tmp_path):
+    source = siglip(tmp_path / "source")
+    (tmp_path / "source/config.json").unlink()
+    path = tmp_path / "source/model.safetensors"
+    with pytest.raises(ValueError, match=r"nothing says how many attention heads its width of 32 is cut into"):
+        convert(path, tmp_path / "preset", verbose=False)
+    model = convert(path, tmp_path / "preset", num_heads=4, verbose=False)
+    text = source.get_text_features(sources.torch().from_numpy(IDS.astype("int64")))
+    features = model.backbone({"token_ids": IDS, "padding_mask": IDS != 1})
+    np.testing.assert_allclose(numpy(features["text_global"]), sources.vectors(text), atol=1e-4)
