@@ -32,7 +32,7 @@ def image_converter(checkpoint, image_size, pixels, interpolation="bicubic", cro
     size = config.get("size")
     if size is not None:
         # A height and a width stretch, even before a cut.
-        crop = "shortest_edge" in size if isinstance(size, dict) else bool(_cut(config))
+        crop = "shortest_edge" in size if isinstance(size, dict) else _is_cut(config)
     notes = _differences(config, image_size, crop)
     resample = config.get("resample")
     if resample in list(_INTERPOLATIONS):
@@ -57,8 +57,11 @@ def processor_side(checkpoint):
 
 def _cut(config):
     """The side of the centred square that a processor cuts out, None if it cuts none."""
-    crop_size = config.get("crop_size")
-    return _side(crop_size) if config.get("do_center_crop", crop_size is not None) else None
+    return _side(config.get("crop_size")) if _is_cut(config) else None
+
+
+def _is_cut(config):
+    return bool(config.get("do_center_crop", config.get("crop_size") is not None))
 
 
 def _side(size):

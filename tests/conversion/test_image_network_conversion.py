@@ -101,3 +101,21 @@ def test_means_and_deviations_of_pixels(settings, message, tmp_path):
     convert(tmp_path / "source", tmp_path / "preset", verbose=False)
     config = json.loads((tmp_path / "preset/image_converter.json").read_text())["config"]
     np.testing.assert_allclose(config["offset"], -1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "crops"),
+    [
+        ({"size": 32}, False),
+        ({"size": 32, "do_center_crop": True}, True),
+        ({"size": {"shortest_edge": 32}}, True),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": True, "crop_size": 32}, False),
+        ({}, False),
+    ],
+)
+def test_a_photo_is_cut_or_stretched_as_the_processor_does_it(settings, crops, tmp_path):
+    network("vit", tmp_path / "source")
+    (tmp_path / "source/preprocessor_config.json").write_text(json.dumps(settings))
+    convert(tmp_path / "source", tmp_path / "preset", verbose=False)
+    config = json.loads((tmp_path / "preset/image_converter.json").read_text())["config"]
+    assert config["crop_to_aspect_ratio"] == crops
