@@ -24,7 +24,19 @@ _SIZE_TOLERANCE, _SIZE_OF_NAMES = 0.02, 1 << 16
 
 
 class ExportError(ValueError):
-    """An export failed a gate, and was not left behind as a version."""
+    """An export failed a gate, and was not left behind as a version.
+
+    Example:
+
+    ```python
+    from keras_itr.serving import ExportError, export
+
+    try:
+        export(model, "exported/model")
+    except ExportError as error:
+        print(error)
+    ```
+    """
 
 
 def check_export(directory, samples, weight_bytes, warmup, tolerance=TOLERANCE, python=sys.executable):
@@ -53,6 +65,18 @@ def check_export(directory, samples, weight_bytes, warmup, tolerance=TOLERANCE, 
 
     Raises:
         ExportError: with the gate that failed.
+
+    Example:
+
+    ```python
+    import json
+    from keras_itr.serving import check_export, make_samples
+
+    with open("exported/model/1/assets.extra/model_card.json") as file:
+        size = json.load(file)["gates"]["weight_bytes"]
+    warmup = "exported/model/1/assets.extra/tf_serving_warmup_requests"
+    check_export("exported/model/1", make_samples(model), size, warmup, python="other_environment/bin/python")
+    ```
     """
     directory = Path(directory)
     size = _check_size(directory, weight_bytes)

@@ -51,7 +51,16 @@ class Samples:
 
 
 def make_samples(model):
-    """`Samples` of a retriever, on any backend."""
+    """`Samples` of a retriever, on any backend.
+
+    Example:
+
+    ```python
+    import keras_itr
+
+    keras_itr.serving.make_samples(keras_itr.models.from_preset("cusa_shapes")).outputs["embed_text"]
+    ```
+    """
     image, text = _image_inputs(model), _text_inputs(model)
     features = {"image": model_features(model, "image", image), "text": model_features(model, "text", text)}
     raw = {"image": _raw(image), "text": _raw(text)}

@@ -87,6 +87,8 @@ def launch_page(page, host="127.0.0.1", port=None, block=True):
 
     Returns:
         string, the address.
+
+    Example: see `search_page`.
     """
     gradio = _gradio()
     # Fonts of the machine: the usual ones are fetched from the network.

@@ -34,6 +34,15 @@ class ServedFunctions:
 
     Raises:
         ValueError: if the model takes photos and has no image converter.
+
+    Example:
+
+    ```python
+    import keras_itr
+
+    functions = keras_itr.serving.ServedFunctions(keras_itr.models.from_preset("cusa_shapes"))
+    list(functions.functions)
+    ```
     """
 
     def __init__(self, model, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
