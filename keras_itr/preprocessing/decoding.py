@@ -84,7 +84,39 @@ def _decode_png(contents, header, max_pixels):
 
 
 def _decode_gif(contents, header, max_pixels):
-    return _decode_other(contents, _number(header, 8, 2, True), _number(header, 6, 2, True), max_pixels)
+    return _decode_other(_first_frame(contents), _number(header, 8, 2, True), _number(header, 6, 2, True), max_pixels)
+
+
+def _first_frame(contents):
+    """A GIF that ends behind its first frame: the decoder unpacks every frame, and a small file may hold thousands."""
+    import tensorflow as tf
+
+    data = tf.io.decode_raw(contents, tf.uint8)
+    size = tf.size(data)
+
+    def byte(place):
+        return tf.cast(data[tf.minimum(place, size - 1)], tf.int32)
+
+    def colours(flags):
+        return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
+
+    def is_block(place):
+        return (place < size) & ((byte(place) == 0x21) | (byte(place) == 0x2C))
+
+    def behind(place, _):
+        # Before its parts an image has a descriptor, perhaps colours, and the length of codes, an extension a label.
+        is_image = byte(place) == 0x2C
+        part = place + tf.where(is_image, 11 + colours(byte(place + 9)), 2)
+        (end,) = tf.while_loop(
+            lambda at: (at < size) & (byte(at) != 0), lambda at: [at + 1 + byte(at)], [part], maximum_iterations=size
+        )
+        return [end + 1, is_image]
+
+    place = 13 + colours(byte(10))
+    end, _ = tf.while_loop(
+        lambda at, done: is_block(at) & ~done, behind, [place, tf.constant(False)], maximum_iterations=size
+    )
+    return tf.strings.join([tf.strings.substr(contents, 0, end), b";"])
 
 
 def _decode_other(contents, height, width, max_pixels):

@@ -148,3 +148,22 @@ def test_the_limit_of_pixels_can_be_set(jpeg):
     assert decode_image(jpeg, max_pixels=24 * 40).shape == (24, 40, 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 959 pixels"):
         decode_image(jpeg, max_pixels=959)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gif_is_its_first_frame_however_many_follow(way):
+    image = pytest.importorskip("PIL.Image")
+    draw = np.random.default_rng(3)
+    for palette, comment in (("global", b""), ("local", b"a comment"), ("grey", b"")):
+        frames = [image.fromarray(draw.integers(0, 256, (20, 30, 3), dtype="uint8")) for _ in range(3)]
+        frames = [frame.convert("L") if palette == "grey" else frame.quantize(64) for frame in frames]
+        buffer = io.BytesIO()
+        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], comment=comment, loop=0)
+        contents = buffer.getvalue()
+        expected = np.asarray(image.open(io.BytesIO(contents)).convert("RGB"))
+        np.testing.assert_array_equal(WAYS[way](contents), expected)
+        # What follows the first frame is not looked at: garbage there, or ten thousand frames more.
+        np.testing.assert_array_equal(WAYS[way](contents[:-500] + b"\x2c" * 500), expected)
+    for broken in (contents[:40], contents[:13], contents[:200] + b"\0" * 50):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            WAYS[way](broken)

@@ -47,6 +47,16 @@ class WithPython(ServedFunctions):
         )
 
 
+class WithFiles(ServedFunctions):
+    """Captions that are patterns of file names."""
+
+    def _text_side(self):
+        import tensorflow as tf
+
+        specs, read = super()._text_side()
+        return specs, lambda inputs: read({"text": tf.io.matching_files(inputs["text"]) + inputs["text"]})
+
+
 class StoredTwice(ServedFunctions):
     """Weights and a copy of them."""
 
@@ -63,7 +73,8 @@ class StoredTwice(ServedFunctions):
     [
         (Compiled, "must be compiled by XLA"),
         (WithTensorFlowText, "operation CaseFoldUTF8 .* is none of stock TensorFlow's"),
-        (WithPython, "operation EagerPyFunc .* calls Python"),
+        (WithPython, "operation EagerPyFunc .* is not among those that an export may hold"),
+        (WithFiles, "operation MatchingFiles .* is not among those"),
         (StoredTwice, "they are not stored once"),
     ],
 )
