@@ -14,6 +14,7 @@ TINY = {
     "word_dim": 8,
     "intermediate_dim": 16,
     "num_layers": 1,
+    "trainable_layers": 1,
     "num_heads": 2,
     "position_dim": 8,
     "queue_size": 8,
