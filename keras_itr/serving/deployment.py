@@ -112,7 +112,7 @@ def write_deployment(card, directory):
     """Write server configurations, manifests, client and README beside the versions of an export.
 
     Args:
-        card: dict of `card_of`.
+        card: dict, the model card, see `describe`.
         directory: folder of the versions.
     """
     directory, name = Path(directory), card["name"]

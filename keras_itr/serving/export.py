@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -17,6 +18,7 @@ from keras_itr.preprocessing.decoding import MAX_PIXELS
 from keras_itr.serving.deployment import write_deployment
 from keras_itr.serving.gates import TOLERANCE, ExportError, check_export
 from keras_itr.serving.model_card import describe, write_card
+from keras_itr.serving.openvino_export import write_openvino
 from keras_itr.serving.requests import write_requests
 from keras_itr.serving.samples import make_samples
 from keras_itr.serving.signatures import MAX_BYTES, ServedFunctions
@@ -153,13 +155,13 @@ def write_export(model, directory, samples, settings, compared_with):
     served = model if exact else in_precision(model, PRECISIONS[settings.precision])
     functions = ServedFunctions(served, settings.max_pixels, settings.max_bytes)
     module = functions.module()
-    others = {}
-    if "openvino" in settings.also:
-        from keras_itr.serving.openvino_export import write_openvino
-
-        target = directory / "openvino" / str(settings.version)
-        others["openvino"] = write_openvino(model, samples, target, settings.overwrite)
-    with folder_written_whole(directory / str(settings.version), overwrite=settings.overwrite) as aside:
+    others, version = {}, str(settings.version)
+    # Both folders take their places when all gates are passed, or neither.
+    with contextlib.ExitStack() as stack:
+        if "openvino" in settings.also:
+            place = folder_written_whole(directory / "openvino" / version, overwrite=settings.overwrite)
+            others["openvino"] = write_openvino(model, samples, stack.enter_context(place))
+        aside = stack.enter_context(folder_written_whole(directory / version, overwrite=settings.overwrite))
         tf.saved_model.save(module, str(aside), signatures=functions.functions)
         # A request of each signature and size, of the first rows.
         warmup = [batch[:2] for batch in samples.batches(_WARMUP_SIZES) if batch[2].start == 0]

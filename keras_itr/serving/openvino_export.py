@@ -4,7 +4,6 @@ import tempfile
 
 import numpy as np
 
-from keras_itr.files import folder_written_whole
 from keras_itr.messages import one_line
 from keras_itr.models.encoding import COMPANIONS
 from keras_itr.serving.signatures import signature_name
@@ -12,7 +11,7 @@ from keras_itr.serving.signatures import signature_name
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def write_openvino(model, samples, directory, overwrite=False):
+def write_openvino(model, samples, directory):
     """Write `image.xml` and `text.xml`, from a tower's inputs to unit vectors, and compare them with the model.
 
     OpenVINO knows no strings and decodes no images: the model's preprocessor makes pixels and token ids, as in
@@ -21,8 +20,7 @@ def write_openvino(model, samples, directory, overwrite=False):
     Args:
         model: an `ImageTextRetriever` under the TensorFlow backend.
         samples: its `Samples`.
-        directory: folder to write.
-        overwrite: bool, whether the folder may be there already.
+        directory: `Path` of a folder to write into.
 
     Returns:
         dict of side to dict of precision to the lowest cosine with the model's own vectors.
@@ -31,18 +29,15 @@ def write_openvino(model, samples, directory, overwrite=False):
     import tensorflow as tf
 
     cosines = {}
-    with folder_written_whole(directory, overwrite=overwrite) as aside:
-        for side in ("image", "text"):
-            inputs = encoder_inputs(model, side, getattr(samples, side))
-            with tempfile.TemporaryDirectory() as work:
-                tf.saved_model.save(*_dense_module(model, side, inputs, work))
-                converted = openvino.convert_model(work)
-            openvino.save_model(converted, str(aside / f"{side}.xml"), compress_to_fp16=False)
-            expected = samples.outputs[f"embed_{signature_name(model, side)}"][f"{side}_embedding"]
-            cosines[side] = {
-                precision: _lowest_cosine(aside / f"{side}.xml", precision, inputs, expected)
-                for precision in PRECISIONS
-            }
+    for side in ("image", "text"):
+        inputs = encoder_inputs(model, side, getattr(samples, side))
+        with tempfile.TemporaryDirectory() as work:
+            tf.saved_model.save(*_dense_module(model, side, inputs, work))
+            converted = openvino.convert_model(work)
+        path = directory / f"{side}.xml"
+        openvino.save_model(converted, str(path), compress_to_fp16=False)
+        expected = samples.outputs[f"embed_{signature_name(model, side)}"][f"{side}_embedding"]
+        cosines[side] = {precision: _lowest_cosine(path, precision, inputs, expected) for precision in PRECISIONS}
     return cosines
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_itr.models.encoding import run_encoder
 from keras_itr.serving.signatures import named, needs_boxes, signature_name
 
 SIZES = (1, 3, 8)
@@ -62,7 +63,10 @@ def make_samples(model):
     ```
     """
     image, text = _image_inputs(model), _text_inputs(model)
-    features = {"image": model_features(model, "image", image), "text": model_features(model, "text", text)}
+    features = {
+        side: run_encoder(model, side, "features", inputs, verbose=False)
+        for side, inputs in (("image", image), ("text", text))
+    }
     raw = {"image": _raw(image), "text": _raw(text)}
     names = {"image": signature_name(model, "image"), "text": signature_name(model, "text")}
     requests, outputs = {}, {}
@@ -87,13 +91,6 @@ def make_samples(model):
     requests["serving_default"] = requests[f"embed_{names['text']}"]
     outputs["serving_default"] = outputs[f"embed_{names['text']}"]
     return Samples(image, text, outputs, requests)
-
-
-def model_features(model, side, inputs):
-    """The features of the samples by the model itself, as NumPy arrays."""
-    from keras_itr.models.encoding import run_encoder
-
-    return run_encoder(model, side, "features", inputs, verbose=False)
 
 
 def encoded_images():
