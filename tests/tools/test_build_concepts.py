@@ -143,7 +143,7 @@ BAD = {
     ),
     "file that is a folder": (
         ["train_caps.txt", "--output", "taken.npz"],
-        "error: taken.npz: cannot be written (Is a directory).",
+        "error: taken.npz is there and is no file; name a file to write.",
     ),
 }
 
