@@ -84,7 +84,10 @@ def folder_written_whole(path, overwrite=False):
     path = Path(path)
     complete_replacement(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        raise ValueError(f"{path} is there already; choose another folder, or pass overwrite to replace it.")
+        raise ValueError(
+            f"{path} is there already; choose another folder, or pass overwrite (--overwrite of a command) "
+            "to replace it."
+        )
     aside, old = _beside(path)
     with _lock(aside) as free:
         if not free:

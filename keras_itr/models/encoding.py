@@ -235,8 +235,22 @@ def _columns(retriever, side, x):
     if isinstance(x, (str, bytes, os.PathLike)):
         raise ValueError(f"embed_{side}s needs a list; put the single {side} into one.")
     if not isinstance(x, dict):
+        if side == "image":
+            _check_pixels(x)
         x = {RAW_KEYS[side]: x}
     return side_columns(getattr(retriever.backbone, f"{side}_tower"), x)
+
+
+def _check_pixels(images):
+    """In a dict floats are ready model inputs; raw images that are floats would pass for such, whatever their range."""
+    if getattr(images, "ndim", None) == 3:
+        raise ValueError(f"embed_images needs a list; put the single image, {tuple(images.shape)}, into one.")
+    for image in [images] if hasattr(images, "dtype") else images:
+        if "float" in str(getattr(image, "dtype", "")):
+            raise ValueError(
+                f"pixels of raw images must be uint8, 0 to 255, received {image.dtype}; convert them with "
+                ".astype('uint8'), or pass {'images': ...} if they are scaled as the model reads them."
+            )
 
 
 def _prepare(retriever, batch):

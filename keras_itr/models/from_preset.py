@@ -5,7 +5,6 @@ from pathlib import Path
 from keras_itr.hub_handles import is_handle, local_source
 from keras_itr.messages import one_line
 from keras_itr.models.preset_index import has_weights, how_to_get_weights, preset_directory, read_index
-from keras_itr.models.rebuilding import rebuilt
 from keras_itr.models.retriever import ImageTextRetriever
 
 
@@ -43,9 +42,6 @@ def from_preset(preset, load_weights=None, **overrides):
     ```
     """
     source = str(preset)
-    if "plugins" in overrides:
-        plugins = overrides.pop("plugins")
-        return rebuilt(from_preset(preset, load_weights, **overrides), plugins=plugins)
     if is_handle(source):
         return _from_hub(source, load_weights, overrides)
     directory = _locate(source)

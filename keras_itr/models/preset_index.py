@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import keras
+
 PACKAGED = Path(__file__).parent.parent / "presets"
 INDEX = PACKAGED / "index.json"
 
@@ -34,7 +36,16 @@ def is_retriever(directory):
     task = Path(directory) / "task.json"
     if not task.is_file():
         return False
-    return str(json.loads(task.read_text(encoding="utf-8")).get("registered_name")).startswith("keras_itr>")
+    return _registered_name(task).startswith("keras_itr>")
+
+
+def saved_class(directory):
+    """The class of the retriever that wrote a preset directory, see `is_retriever`."""
+    return keras.saving.get_registered_object(_registered_name(Path(directory) / "task.json"))
+
+
+def _registered_name(task):
+    return str(json.loads(task.read_text(encoding="utf-8")).get("registered_name"))
 
 
 def list_presets():

@@ -28,7 +28,7 @@ def rebuilt(model, **changes):
     """
     parts = {"backbone": model.backbone, "preprocessor": model.preprocessor, "plugins": model.plugins}
     other = type(model).from_config({**model.get_config(), **parts, **changes})
-    for old, weight in zip(_own(model), _own(other), strict=True):
+    for old, weight in zip(own_weights(model), own_weights(other), strict=True):
         # By value: two variables must not share a buffer, which JAX donates to the step that updates one of them.
         weight.assign(ops.convert_to_numpy(old))
     for layer in other.training_only_layers():
@@ -37,7 +37,7 @@ def rebuilt(model, **changes):
     return other
 
 
-def _own(model):
+def own_weights(model):
     """The weights of the method itself, in an order that the configuration decides."""
     backbone = model.backbone
     parts = (backbone.image_tower, backbone.text_tower, *model.plugins, *model.training_only_layers())

@@ -1,4 +1,5 @@
 import types
+import warnings
 
 import keras
 import keras_hub
@@ -14,7 +15,9 @@ from keras_itr.models.preset_index import (
     is_retriever,
     preset_directory,
     read_index,
+    saved_class,
 )
+from keras_itr.models.rebuilding import own_weights, rebuilt
 from keras_itr.preprocessing import (
     CLIPTokenizer,
     RetrievalImageConverter,
@@ -120,7 +123,7 @@ class ImageTextRetriever(keras_hub.models.Task):
             plugins: plug-ins whose terms are added.
         """
         settle_frozen_layers(self.backbone)
-        if not isinstance(plugins, list | tuple) or not all(hasattr(plugin, "term_weights") for plugin in plugins):
+        if not isinstance(plugins, list | tuple) or not all(map(_is_plugin, plugins)):
             raise ValueError(f"plugins must be a tuple such as (SoftLabelAlignment(),), received {plugins!r}.")
         self.plugins = list(plugins)
         self.term_weights = dict(term_weights)
@@ -208,6 +211,7 @@ class ImageTextRetriever(keras_hub.models.Task):
         return keras.Model.evaluate(self, x, *args, **kwargs)
 
     def predict(self, x=None, *args, **kwargs):
+        self.require_weights("predict")
         if self.preprocessor is not None:
             return super().predict(x, *args, **kwargs)
         return keras.Model.predict(self, x, *args, **kwargs)
@@ -319,12 +323,21 @@ class ImageTextRetriever(keras_hub.models.Task):
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
         """keras-hub's own, with names of the package; `keras_itr.models.from_preset` is the one to use."""
+        if "plugins" in kwargs:
+            plugins = kwargs.pop("plugins")
+            return rebuilt(cls.from_preset(preset, load_weights, **kwargs), plugins=plugins)
         source = str(preset_directory(preset) if preset in read_index() else preset)
         if load_weights and is_retriever(source) and not has_weights(source):
             raise ValueError(f"preset {preset!r} has no weights; {how_to_get_weights(preset)}")
         model = super().from_preset(source, load_weights=load_weights, **kwargs)
         for layer in model.training_only_layers():
             layer.reset()
+        if load_weights and is_retriever(source) and not isinstance(model, saved_class(source)) and own_weights(model):
+            warnings.warn(
+                f"preset {preset!r} is a {saved_class(source).__name__}: this {cls.__name__} takes its towers, and "
+                "what is its own starts untrained; keras_itr.models.from_preset loads the class that was saved.",
+                stacklevel=2,
+            )
         return model
 
     def training_only_layers(self):
@@ -351,6 +364,14 @@ class ImageTextRetriever(keras_hub.models.Task):
             super().save_to_preset(str(preset_dir), **kwargs)
         finally:
             self.optimizer = optimizer
+
+    def save(self, *args, **kwargs):
+        self.require_weights("save")
+        super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        self.require_weights("save_weights")
+        super().save_weights(*args, **kwargs)
 
     def load_weights(self, *args, **kwargs):
         super().load_weights(*args, **kwargs)
@@ -385,6 +406,10 @@ class ImageTextRetriever(keras_hub.models.Task):
             f"{type(self).__name__} has no uni-modal vectors: "
             "add plugins=(SoftLabelAlignment(),) or use cross_modal=True."
         )
+
+
+def _is_plugin(plugin):
+    return hasattr(plugin, "term_weights") and not isinstance(plugin, type)
 
 
 def _check_arrays(x):

@@ -58,7 +58,11 @@ def evaluate_preset(
     if json_path:
         save_report(metrics, json_path)
     if verbose:
-        print(f"{preset} on {table.name}: {table.num_images} images, {table.num_captions} captions\n{report(metrics)}")
+        folds = f", the mean of five folds of {table.num_images // 5} images" if protocol == "coco_1k" else ""
+        print(
+            f"{preset} on {table.name}: {table.num_images} images, {table.num_captions} captions, protocol "
+            f"{protocol}{folds}\n{report(metrics)}"
+        )
         report_faults(faults)
     return metrics
 

@@ -86,6 +86,8 @@ def make_teachers(
     else:
         outputs = _of_file(encoders, output)
     options = {"batch_size": batch_size, "dtype": dtype, "verbose": verbose}
+    # Both are looked at before either side's work begins.
+    encoders = {side: _Embedder(name, side) if _is_retriever(name) else name for side, name in encoders.items()}
     rows = {}
     if "text" in encoders:
         rows["text"] = _texts(source, split, encoders["text"], outputs["text"], cleaning or "none", options)
@@ -119,27 +121,28 @@ def _of_file(encoders, output):
 
 
 def _texts(source, split, encoder, output, cleaning, options):
-    if not _is_retriever(encoder):
+    if not isinstance(encoder, _Embedder):
         return extract_caption_features(source, output, encoder, split, cleaning, **options)
     captions, names = captions_of(source, split)
-    embed = _Embedder(encoder, "embed_texts")
-    return write_caption_rows(output, captions, names, lambda: embed, embed.settings, cleaning, **options)
+    return write_caption_rows(output, captions, names, lambda: encoder, encoder.settings, cleaning, **options)
 
 
 def _images(source, split, images, encoder, output, network, options):
-    if not _is_retriever(encoder):
+    if not isinstance(encoder, _Embedder):
         return extract_features(source, output, encoder, pooled=True, images=images, split=split, **network, **options)
     names, paths = photos_of(source, images, split)
-    embed = _Embedder(encoder, "embed_images")
-    return write_rows(output, paths, names, embed, embed.settings, **options)
+    return write_rows(output, paths, names, encoder, encoder.settings, **options)
 
 
 class _Embedder:
     """One side of a preset as a function of a list of captions or paths."""
 
-    def __init__(self, preset, method):
+    def __init__(self, preset, side):
         self.model = from_preset(preset, load_weights=True)
-        self.method = method
+        needed = getattr(self.model.backbone, f"{side}_tower").input_key
+        if needed not in ("images", "token_ids"):
+            raise ValueError(f"preset {preset!r} cannot be the {side} teacher: its {side} tower reads {needed!r}.")
+        self.method = f"embed_{side}s"
         self.settings = {"preset": content_digest(preset)}
 
     def __call__(self, batch):
